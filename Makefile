@@ -1,0 +1,68 @@
+# Every target makes what it needs by itself, from Python 3.11 and make alone. `make check` is what CI runs.
+SHELL := /bin/bash
+BIN := .venv/bin
+PYTEST_ARGS ?=
+BASE ?= debian:trixie-slim
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test cov bench lint format types arch docs check lock image clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+# An environment is made anew in place when what it is made from has changed.
+.venv/serve.stamp: pyproject.toml constraints.txt tools/setup.sh
+	@tools/setup.sh serve
+	@touch $@
+
+.venv/dev.stamp: pyproject.toml constraints.txt tools/setup.sh
+	@tools/setup.sh dev
+	@touch $@ .venv/serve.stamp
+
+demo: .venv/serve.stamp  ## train on real data, package, serve, ask with curl, stop
+	@$(BIN)/python -u examples/demo.py
+
+run: .venv/serve.stamp  ## the same, and leave it serving until Ctrl-C
+	@$(BIN)/python -u examples/demo.py --keep-serving
+
+test: .venv/dev.stamp  ## all tests
+	@tools/setup.sh system
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+cov: .venv/dev.stamp  ## all tests with branch coverage
+	$(MAKE) test PYTEST_ARGS="--cov --cov-report=term $(PYTEST_ARGS)"
+
+lint: .venv/dev.stamp  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/dev.stamp  ## put the code into its format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+types: .venv/dev.stamp  ## mypy --strict
+	$(BIN)/mypy
+
+arch: .venv/dev.stamp  ## who may import whom
+	PYTHONPATH=. $(BIN)/lint-imports
+
+docs: .venv/dev.stamp  ## the docs site, in site/
+	$(BIN)/mkdocs build --strict --quiet
+
+check: lint types arch docs cov  ## what CI runs
+
+bench: .venv/dev.stamp  ## compare with other servers; writes docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks $(if $(BENCH_ARGS),$(BENCH_ARGS),--write docs/benchmarks.md)
+
+lock: .venv/dev.stamp  ## resolve constraints.txt anew, keeping what still fits (UPGRADE=--upgrade for the newest)
+	$(BIN)/python -m pip install -q 'uv>=0.9'
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group dev \
+		--no-header --no-annotate --quiet $(UPGRADE) --output-file constraints.txt
+	sed -i "s/ and sys_platform == 'linux'//; s/ ; sys_platform == 'linux'//" constraints.txt
+
+image:  ## the container image, with docker or podman
+	$$(command -v docker || command -v podman) build --build-arg BASE=$(BASE) --tag portable-prediction-server .
+
+clean:  ## remove everything that these targets made
+	rm -rf .venv .tools .demo site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
+	find . -name __pycache__ -prune -exec rm -rf {} +
