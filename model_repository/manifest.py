@@ -1,0 +1,161 @@
+"""
+What a package says of itself: ``manifest.json``, read like any hostile input.
+
+Rules for change: a field may be added with a default without a new `FORMAT_VERSION`; anything that an older server
+would misread raises the version, and this module keeps reading the old one.
+"""
+
+import json
+import re
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from model_repository.errors import InvalidPackage
+from model_repository.predictions import Target
+from model_repository.tables import Feature, Schema
+
+FORMAT_VERSION: Final = 1
+MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
+MAX_DEPTH: Final = 16
+MANIFEST_NAME: Final = "manifest.json"
+
+ModelId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{24}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Serializer = Literal["skops", "joblib"]
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One file of the archive."""
+
+    name: str
+    size: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Sha256
+
+
+class EstimatorMember(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the original estimator is and how to read it."""
+
+    member: str
+    serializer: Serializer
+    expects: Literal["dataframe", "array"] = "dataframe"
+    """What the estimator was fitted on."""
+
+
+class PlanMember(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the compiled plan is: ``member`` is its JSON, ``arrays`` the numbers it refers to."""
+
+    member: str
+    arrays: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole manifest; unknown fields are ignored, so that a newer writer can add some."""
+
+    format_version: int
+    model_id: ModelId
+    name: str
+    created: str
+    target: Target
+    features: list[Feature]
+    versions: dict[str, str]
+    """Libraries that made the package: ``python``, ``scikit-learn``, ``numpy``..."""
+    members: list[Member]
+    golden: str
+    """Member with the golden rows."""
+    estimator: EstimatorMember
+    plan: PlanMember | None = None
+    not_compiled: str | None = None
+    """The step that prevented compilation, when there is no plan."""
+
+    @property
+    def schema(self) -> Schema:
+        """The input columns."""
+        return Schema(tuple(self.features))
+
+
+class GoldenRows(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Real raw rows with what the original estimator predicted for them."""
+
+    columns: dict[str, list[float | str | bool | None]]
+    """Per feature; ``null`` is missing."""
+    values: list[list[float]]
+    """Shape ``(n_rows, n_outputs)``, in the order of ``target.class_labels``."""
+    labels: list[str | int | float | bool] | None = None
+    """What ``estimator.predict`` answered; classification only."""
+
+
+def manifest_from(raw: bytes) -> Manifest:
+    """
+    Parse and check a manifest.
+
+    Raises:
+        InvalidPackage: with the path of the field that is wrong.
+    """
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise InvalidPackage(f"{MANIFEST_NAME}: {len(raw)} bytes, at most {MAX_MANIFEST_BYTES} are read")
+    _refuse_traps(raw)
+    try:
+        version = msgspec.json.decode(raw, type=_Version).format_version
+        if version != FORMAT_VERSION:
+            raise InvalidPackage(
+                f"package format {version} is not supported: this server reads format {FORMAT_VERSION}"
+            )
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as exc:
+        raise InvalidPackage(f"{MANIFEST_NAME}: {exc}") from exc
+    _check(manifest)
+    return manifest
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The manifest as it stands in the archive: readable, stable order."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+
+
+class _Version(msgspec.Struct):
+    format_version: int
+
+
+def _refuse_traps(raw: bytes) -> None:
+    """Duplicate keys and deep nesting, which decoders resolve silently or by a crash."""
+    depth = deepest = 0
+    for mark in re.findall(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', raw):
+        depth += (mark in (b"{", b"[")) - (mark in (b"}", b"]"))
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        raise InvalidPackage(f"{MANIFEST_NAME}: nested {deepest} deep, at most {MAX_DEPTH} is read")
+    try:
+        json.loads(raw, object_pairs_hook=_unique)
+    except ValueError as exc:
+        raise InvalidPackage(f"{MANIFEST_NAME}: {exc}") from exc
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} stands twice")
+    return found
+
+
+def _check(manifest: Manifest) -> None:
+    """What types alone cannot say."""
+    names = [feature.name for feature in manifest.features]
+    if not names:
+        raise InvalidPackage(f"{MANIFEST_NAME}: no features")
+    if len(set(names)) != len(names):
+        raise InvalidPackage(f"{MANIFEST_NAME}: a feature name stands twice")
+    target = manifest.target
+    n_labels = len(target.class_labels or ())
+    fits = {"Binary": n_labels == 2, "Multiclass": n_labels > 2}.get(target.type, target.class_labels is None)
+    if not fits:
+        raise InvalidPackage(f"{MANIFEST_NAME}: {n_labels} class labels do not fit a {target.type} target")
+    listed = {member.name for member in manifest.members}
+    needed = [manifest.golden, manifest.estimator.member]
+    if manifest.plan is not None:
+        needed += [manifest.plan.member, manifest.plan.arrays]
+    for name in needed:
+        if name not in listed:
+            raise InvalidPackage(f"{MANIFEST_NAME}: member {name!r} is used but not listed")

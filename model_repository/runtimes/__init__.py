@@ -1,0 +1,1 @@
+"""What turns features into predictions: a compiled plan, or the original estimator."""
