@@ -1,0 +1,224 @@
+"""``prediction-api package``: make, look at and verify packages."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from model_repository.errors import PackageError, ServingError
+from model_repository.estimators import PICKLE_REFUSED
+from model_repository.golden import TOLERANCE, golden_from, replay
+from model_repository.manifest import GoldenRows, Manifest, manifest_bytes
+from model_repository.mlpkg import Package
+from model_repository.predictions import Runtime, Target
+from model_repository.runtimes.loading import compiled_runtime, estimator_runtime
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXIT_OK: Final = 0
+EXIT_REFUSED: Final = 1
+"""The package or the estimator is not what it should be."""
+EXIT_USAGE: Final = 2
+"""The command cannot be carried out as it was given."""
+
+
+class _Unreadable(Exception):
+    """A file that the command names cannot be read; the message names it."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare ``create``, ``inspect`` and ``verify`` on the parser of ``package``."""
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    create = commands.add_parser(
+        "create",
+        help="make a package of a fitted estimator",
+        description="Make a package of a fitted estimator that was written by joblib.dump or pickle. Reading such a "
+        "file runs whatever code it holds: give only files that you made yourself.",
+    )
+    create.add_argument("model", type=Path, metavar="MODEL.joblib", help="the fitted estimator")
+    create.add_argument(
+        "--sample",
+        type=Path,
+        required=True,
+        metavar="ROWS",
+        help="training rows as the estimator saw them: CSV or Parquet",
+    )
+    create.add_argument(
+        "--target", required=True, metavar="NAME", help="what is predicted; may be a column of the sample"
+    )
+    create.add_argument("--positive-class", metavar="LABEL", help="of a binary classifier (default: the rarer class)")
+    create.add_argument("--threshold", type=float, default=0.5, metavar="T", help="positive above this (default: 0.5)")
+    create.add_argument("--name", help="of the model (default: the name of the output file)")
+    create.add_argument(
+        "--serializer",
+        choices=["skops", "joblib"],
+        default="skops",
+        help="how the estimator is stored; joblib is a pickle, which a server loads only when its operator allows it",
+    )
+    create.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mlpkg")
+    create.set_defaults(package_command=_create)
+
+    inspect = commands.add_parser("inspect", help="say what a package holds; loads nothing of it")
+    inspect.add_argument("file", type=Path, metavar="FILE")
+    inspect.add_argument("--json", action="store_true", help="print the manifest as it is")
+    inspect.set_defaults(package_command=_inspect)
+
+    verify = commands.add_parser(
+        "verify", help="check every member, then compare what it predicts with what it was packaged with"
+    )
+    verify.add_argument("file", type=Path, metavar="FILE")
+    verify.add_argument(
+        "--allow-pickle", action="store_true", help="load an estimator that is stored as a pickle, which runs its code"
+    )
+    verify.set_defaults(package_command=_verify)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out a parsed command; 0 is success, 1 a package or estimator that is refused, 2 a wrong command."""
+    command: Callable[[argparse.Namespace], int] = args.package_command
+    try:
+        return command(args)
+    except ServingError as exc:
+        return _fail(EXIT_REFUSED, str(exc))
+    except _Unreadable as exc:
+        return _fail(EXIT_USAGE, str(exc))
+    except OSError as exc:
+        return _fail(EXIT_USAGE, f"{exc.filename or ''}: {exc.strerror or exc}")
+
+
+def _create(args: argparse.Namespace) -> int:
+    from model_repository.packaging import create_package
+
+    manifest = create_package(
+        args.output,
+        _estimator_from(args.model),
+        _sample_from(args.sample),
+        target=args.target,
+        name=args.name,
+        positive_class=args.positive_class,
+        threshold=args.threshold,
+        serializer=args.serializer,
+    )
+    _print(f"{args.output}: {_headline(manifest)}, {_path_line(manifest)}")
+    return EXIT_OK
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    with Package.open(args.file) as package:
+        manifest = package.manifest
+        if args.json:
+            _print(manifest_bytes(manifest).decode())
+        else:
+            _print("\n".join(_description(manifest, package.size)))
+    return EXIT_OK
+
+
+def _verify(args: argparse.Namespace) -> int:
+    with Package.open(args.file) as package:
+        package.verify_members()
+        manifest = package.manifest
+        _print(f"members    {len(manifest.members)} intact")
+        golden = golden_from(package.member(manifest.golden), manifest)
+        good = True
+        if manifest.plan is None:
+            _print(f"compiled   none: {manifest.not_compiled or 'the package holds no plan'}")
+        else:
+            good &= _replays("compiled", lambda: compiled_runtime(package), golden, manifest)
+        good &= _replays(
+            "estimator", lambda: estimator_runtime(package, pickle_allowed=args.allow_pickle), golden, manifest
+        )
+    return EXIT_OK if good else EXIT_REFUSED
+
+
+def _replays(title: str, load: Callable[[], Runtime], golden: GoldenRows, manifest: Manifest) -> bool:
+    """Whether a runtime gives the golden predictions; says so."""
+    rows = len(golden.values)
+    try:
+        difference = replay(load(), golden, manifest.schema)
+    except PackageError as exc:
+        hint = "; here, --allow-pickle allows it" if str(exc) == PICKLE_REFUSED else ""
+        _print(f"{title:10} not loaded: {exc}{hint}")
+        return False
+    except ServingError as exc:
+        _print(f"{title:10} cannot score the {rows} golden rows: {exc}")
+        return False
+    good = difference <= TOLERANCE
+    verdict = "equal" if good else "DIFFERENT"
+    _print(f"{title:10} {verdict} on {rows} golden rows: largest difference {difference:.3g} (at most {TOLERANCE:g})")
+    return good
+
+
+def _estimator_from(path: Path) -> Any:
+    """Reads a pickle, which runs its code: the help says so."""
+    import joblib
+
+    with path.open("rb"):  # the operating system's own words if it cannot be opened
+        pass
+    try:
+        return joblib.load(path)
+    except Exception as exc:
+        raise _Unreadable(
+            f"{path}: not an estimator written by joblib or pickle ({type(exc).__name__}: {exc})"
+        ) from exc
+
+
+def _sample_from(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    with path.open("rb") as file:
+        try:
+            return pd.read_parquet(file) if path.suffix == ".parquet" else pd.read_csv(file)
+        except Exception as exc:
+            raise _Unreadable(f"{path}: not a table in CSV or Parquet ({exc})") from exc
+
+
+def _description(manifest: Manifest, size: int) -> list[str]:
+    target = manifest.target
+    lines = [
+        f"name       {manifest.name}",
+        f"model id   {manifest.model_id}",
+        f"created    {manifest.created}",
+        f"format     {manifest.format_version}, {size:,} bytes",
+        f"target     {_target_line(target)}",
+        f"serves by  {_path_line(manifest)}",
+        f"estimator  {manifest.estimator.serializer}, takes {manifest.estimator.expects}",
+        f"made with  {', '.join(f'{library} {version}' for library, version in manifest.versions.items())}",
+        "",
+        f"{len(manifest.features)} features",
+    ]
+    width = max(len(feature.name) for feature in manifest.features)
+    for feature in manifest.features:
+        missing = "may be missing" if feature.missing_allowed else "required"
+        lines.append(f"  {feature.name:{width}}  {feature.type:11} {feature.dtype:15} {missing}")
+    lines += ["", f"{len(manifest.members)} members"]
+    lines += [f"  {member.name:20} {member.size:>14,} bytes  sha256 {member.sha256}" for member in manifest.members]
+    return lines
+
+
+def _target_line(target: Target) -> str:
+    line = f"{target.name}, {target.type}"
+    if not target.class_labels:
+        return line
+    line += f" of {', '.join(map(repr, target.class_labels))}"
+    return f"{line}; the first is positive, above {target.threshold:g}" if target.type == "Binary" else line
+
+
+def _headline(manifest: Manifest) -> str:
+    return f"{manifest.target.type} model of {manifest.target.name!r}, {len(manifest.features)} features"
+
+
+def _path_line(manifest: Manifest) -> str:
+    if manifest.plan is not None:
+        return "compiled plan"
+    return f"original estimator, not compiled: {manifest.not_compiled or 'the package holds no plan'}"
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _fail(code: int, message: str) -> int:
+    sys.stderr.write(f"prediction-api package: {message}\n")
+    return code
