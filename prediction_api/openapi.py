@@ -1,0 +1,275 @@
+"""The served model's own interface as an OpenAPI 3.1 document, and a page that shows it without the network."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from model_repository.manifest import Manifest
+from model_repository.predictions import ClassLabel, Target
+from model_repository.tables import Feature, FeatureType
+from prediction_api.options import PARAMETERS, Parameter
+
+JsonObject = dict[str, Any]
+
+DOCS_PAGE: Final = Path(__file__).with_name("docs_page.html").read_text(encoding="utf-8")
+"""Reads ``openapi.json`` beside it and lets one try a row; needs no network."""
+
+_VALUE_TYPES: Final[dict[FeatureType, str]] = {
+    "numeric": "number",
+    "boolean": "boolean",
+    "categorical": "string",
+    "text": "string",
+    "date": "string",
+}
+_EXAMPLES: Final[dict[FeatureType, float | str | bool]] = {
+    "numeric": 1.5,
+    "boolean": True,
+    "categorical": "a",
+    "text": "some words",
+    "date": "2024-01-31",
+}
+_ERRORS: Final = {
+    "400": "The body is malformed or empty, or columns are missing.",
+    "406": "The client accepts neither JSON nor CSV.",
+    "411": "The request announces no body.",
+    "413": "The body is too large.",
+    "415": "The content type, its charset or the content encoding cannot be read.",
+    "422": "A parameter or a value cannot be used with this model.",
+    "500": "The model failed.",
+    "503": "The server starts, ends or has too many requests; try again.",
+}
+
+
+def openapi_document(manifest: Manifest, max_body_bytes: int, base: str = "") -> JsonObject:
+    """The document for a server of one model, or for the deployment whose routes stand under *base*."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": manifest.name,
+            "version": manifest.model_id,
+            "description": f"Predictions of {manifest.target.name!r} ({manifest.target.type.lower()}). "
+            f"Bodies have at most {max_body_bytes} bytes, on the wire and decompressed.",
+        },
+        "servers": [{"url": base or "/"}],
+        "paths": {
+            "/predictions": {"post": _predict(manifest)},
+            "/info": {"get": _get("The loaded model.", "application/json", {"type": "object"})},
+            **({} if base else _SERVER_ROUTES),
+        },
+        "components": {
+            "schemas": {
+                "Row": row_schema(manifest.features),
+                "Prediction": prediction_schema(manifest.target),
+                "Error": _ERROR,
+            },
+            "responses": {status: _error(about) for status, about in _ERRORS.items()},
+        },
+    }
+
+
+def openapi_of_many() -> JsonObject:
+    """The document for a server of many models; each has one of its own."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Prediction API",
+            "version": "1.0",
+            "description": "A server of many models. GET /deployments/{id}/openapi.json has the columns of one.",
+        },
+        "paths": {
+            "/deployments": {
+                "get": _get("What is deployed.", "application/json", {"type": "object"})
+                | {"parameters": [_in_query("limit"), _in_query("offset")]}
+            },
+            "/deployments/{id}": {"parameters": [_ID], "post": _UPLOAD, "delete": _DELETE},
+            "/deployments/{id}/predictions": {
+                "parameters": [_ID],
+                "post": {"summary": "Score rows", "responses": {"200": {"description": "The predictions."}}},
+            },
+            "/deployments/{id}/info": {
+                "parameters": [_ID],
+                "get": _get("The model.", "application/json", {"type": "object"}),
+            },
+            "/info": {"get": _get("This server.", "application/json", {"type": "object"})},
+            **_SERVER_ROUTES,
+        },
+        "components": {"schemas": {"Error": _ERROR}, "responses": {"503": _error(_ERRORS["503"])}},
+    }
+
+
+_PONG: Final = {"type": "object", "properties": {"ping": {"const": "pong"}}, "required": ["ping"]}
+_ERROR: Final = {"type": "object", "properties": {"message": {"type": "string"}}, "required": ["message"]}
+
+
+def row_schema(features: list[Feature]) -> JsonObject:
+    """One row of a JSON body; more columns are allowed, and can be passed through."""
+    return {
+        "type": "object",
+        "properties": {feature.name: _column(feature) for feature in features},
+        "required": [feature.name for feature in features if not feature.missing_allowed],
+        "additionalProperties": True,
+        "examples": [example_row(features)],
+    }
+
+
+def example_row(features: list[Feature]) -> dict[str, Any]:
+    """A row of the right types; made up, because real rows are nobody's business."""
+    return {one.name: one.categories[0] if one.categories else _EXAMPLES[one.type] for one in features}
+
+
+def prediction_schema(target: Target) -> JsonObject:
+    """One row of a JSON answer."""
+    number = {"type": "number"}
+    labels: JsonObject = {"enum": list(target.class_labels)} if target.class_labels else {"type": "string"}
+    value = {"type": "object", "properties": {"label": labels, "value": number}, "required": ["label", "value"]}
+    properties: JsonObject = {
+        "rowId": {"type": "integer"},
+        "prediction": labels if target.class_labels else number,
+        "predictionValues": {"type": "array", "items": value},
+        "passthroughValues": {"type": "object", "description": "Only when columns are passed through."},
+    }
+    required = ["rowId", "prediction", "predictionValues"]
+    if target.type == "Binary":
+        properties["predictionThreshold"] = number
+        required.append("predictionThreshold")
+    if target.usual_range is not None:
+        properties["isOutlierPrediction"] = {"type": "boolean"}
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def csv_columns(target: Target) -> list[str]:
+    """Header of the prediction block of a CSV answer."""
+    name = target.name
+    if target.type == "Anomaly":
+        return ["ANOMALY_SCORE"]
+    labels: list[ClassLabel] = target.class_labels or []
+    columns = [*(f"{name}_{label}_PREDICTION" for label in labels), f"{name}_PREDICTION"]
+    return [*columns, "THRESHOLD", "POSITIVE_CLASS"] if target.type == "Binary" else columns
+
+
+def _column(feature: Feature) -> JsonObject:
+    kind = _VALUE_TYPES[feature.type]
+    schema: JsonObject = {"type": [kind, "null"] if feature.missing_allowed else kind}
+    if feature.type == "date":
+        schema["description"] = "A date as in the training data."
+    if feature.categories:
+        schema["examples"] = list(feature.categories[:10])
+    return schema
+
+
+def _predict(manifest: Manifest) -> JsonObject:
+    example = example_row(manifest.features)
+    rows = {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Row"}}
+    table = {"schema": {"type": "string"}, "example": _as_csv(example)}
+    upload = {"type": "object", "properties": {"file": {"type": "string", "contentMediaType": "text/csv"}}}
+    answer = {
+        "type": "object",
+        "properties": {"data": {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}}},
+        "required": ["data"],
+    }
+    return {
+        "summary": "Score rows",
+        "description": "One prediction per row, in order. Missing values are null in JSON and empty cells in CSV.",
+        "parameters": [_parameter(row) for row in PARAMETERS.values() if row.only_for in (None, manifest.target.type)],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": rows, "example": [example]},
+                "text/csv": table,
+                "text/plain": table,
+                "multipart/form-data": {"schema": upload},
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "The predictions.",
+                "content": {
+                    "application/json": {"schema": answer},
+                    "text/csv": {
+                        "schema": {"type": "string"},
+                        "example": ",".join(csv_columns(manifest.target)) + "\n",
+                    },
+                },
+            },
+            **{status: {"$ref": f"#/components/responses/{status}"} for status in _ERRORS},
+        },
+    }
+
+
+def _parameter(row: Parameter) -> JsonObject:
+    schema = dict(row.kind.json_schema)
+    return {
+        "name": row.name,
+        "in": "query",
+        "description": row.about,
+        "deprecated": row.deprecated,
+        "schema": {"type": "array", "items": schema} if row.repeatable else schema,
+    }
+
+
+def _get(about: str, media_type: str, schema: JsonObject, *, unready: bool = False) -> JsonObject:
+    responses: JsonObject = {"200": {"description": about, "content": {media_type: {"schema": schema}}}}
+    if unready:
+        responses["503"] = {"$ref": "#/components/responses/503"}
+    return {"summary": about, "responses": responses}
+
+
+def _error(about: str) -> JsonObject:
+    return {
+        "description": about,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    }
+
+
+def _in_query(name: str) -> JsonObject:
+    return {"name": name, "in": "query", "schema": {"type": "integer", "minimum": 0}}
+
+
+_SERVER_ROUTES: Final = {
+    "/ping": {"get": _get("200 when the server can score, else 503.", "application/json", _PONG, unready=True)},
+    "/livez": {"get": _get("200 as long as the process runs.", "application/json", {"type": "object"})},
+    "/metrics": {"get": _get("Counters of all workers for Prometheus.", "text/plain", {"type": "string"})},
+}
+_ID: Final = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "description": "Name of the deployment's directory, or the deployment_id of its configuration.",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$"},
+}
+_UPLOAD: Final = {
+    "summary": "Deploy a package, or replace one.",
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": {"type": "string"}, "config": {"type": "string"}},
+                    "required": ["file"],
+                }
+            },
+        },
+    },
+    "responses": {
+        "200": {"description": "Replaced."},
+        "201": {"description": "Deployed."},
+        "401": _error("The management token is missing or wrong."),
+        "403": _error("Management is switched off, or the request comes from a page of another origin."),
+        "409": _error("The repository cannot be written."),
+        "413": _error("The package is too large."),
+        "415": _error("Neither application/octet-stream nor multipart/form-data, or compressed."),
+        "422": _error("The id, the package or its configuration is not valid."),
+        "507": _error("There is no room for it."),
+    },
+}
+_DELETE: Final = {"summary": "Remove a deployment.", "responses": {"204": {"description": "Removed."}}}
+
+
+def _as_csv(row: dict[str, Any]) -> str:
+    return "\n".join(",".join(_cell(text) for text in line) for line in (row.keys(), row.values())) + "\n"
+
+
+def _cell(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text

@@ -1,0 +1,115 @@
+"""The command as a user types it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from prediction_api.cli import NATIVE_THREADS, main, native_threads
+from tests.prediction_api.server_process import serving
+
+HEAVY = ("sklearn", "pandas", "numpy", "starlette", "uvicorn", "pyarrow")
+
+
+def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "prediction_api", *arguments]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=20, check=False)
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_light_options_import_nothing_heavy(option: str) -> None:
+    program = (
+        "import sys\nfrom prediction_api.cli import main\n"
+        f"try: main([{option!r}])\nexcept SystemExit as end: assert not end.code\n"
+        f"sys.exit([name for name in {HEAVY!r} if name in sys.modules] or 0)"
+    )
+    began = time.monotonic()
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "prediction-api" in done.stdout
+    assert time.monotonic() - began < 1  # 0.3 s on a quiet machine
+
+
+def test_wrong_settings_are_one_line_each() -> None:
+    done = run("serve", PREDICTION_API_WORKERS="0", PREDICTION_API_LOG_FORMAT="xml")
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "prediction-api: PREDICTION_API_WORKERS='0' (environment): expected a whole number from 1 to 512",
+        "prediction-api: PREDICTION_API_LOG_FORMAT='xml' (environment): expected text or json",
+    ]
+
+
+def test_options_win_over_the_environment() -> None:
+    done = run("--port", "no port", PREDICTION_API_HTTP_PORT="1")
+
+    assert done.returncode == 2
+    assert "PREDICTION_API_HTTP_PORT='no port' (command line)" in done.stderr
+
+
+def test_port_is_taken() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run("--port", str(taken.getsockname()[1]))
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "the port is taken" in done.stderr
+
+
+def test_no_package(tmp_path) -> None:
+    done = run("--port", "0", "--model-repository", str(tmp_path))
+
+    assert done.returncode == 1
+    assert "expected a .mlpkg file or a directory with exactly one in it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_damaged_package(tmp_path) -> None:
+    (tmp_path / "x.mlpkg").write_bytes(b"no package")
+    done = run("--port", "0", "--model-repository", str(tmp_path))
+
+    assert done.returncode == 1
+    assert "cannot start: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serves_a_package(binary) -> None:
+    """From the command line to an answer of a real model, and to the end."""
+    with serving("prediction_api", "--model-repository", str(binary.path), "--workers", "2") as server:
+        assert server.get("/ping")[0] == 200
+        assert server.get("/info")[0] == 200
+        assert server.end() == 0
+
+
+def test_batch_says_that_it_is_not_there(capsys) -> None:
+    assert main(["batch", "job.json", "--verbose"]) == 2
+    assert "not available yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["sing"], ["serve", "--colour"], ["--nonsense"]])
+def test_wrong_arguments(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "workers", "cores", "threads"),
+    [
+        pytest.param("", 1, 8, 1, id="one thread unless asked for"),
+        pytest.param("4", 1, 8, 4, id="as asked for"),
+        pytest.param("4", 4, 8, 2, id="no more than there are cores"),
+        pytest.param("4", 16, 8, 1, id="never none"),
+        pytest.param("0", 1, 8, 1, id="zero means all: not given"),
+        pytest.param("4,2", 1, 8, 1, id="nested levels: not given"),
+    ],
+)
+def test_workers_and_their_threads_fit_the_cores(given: str, workers: int, cores: int, threads: int) -> None:
+    assert native_threads({"OMP_NUM_THREADS": given}, workers, cores)["OMP_NUM_THREADS"] == str(threads)
+    assert set(native_threads({}, workers, cores)) == set(NATIVE_THREADS)

@@ -1,0 +1,281 @@
+"""What the guard refuses, and that it refuses nothing else; every case over a real socket."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.prediction_api.server_process import Answer, ServerProcess, everything_from, serving, until
+
+HOST = b"Host: here\r\n"
+CLOSE = b"Connection: close\r\n"
+POST = b"POST /echo HTTP/1.1\r\n" + HOST
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with serving(
+        header_timeout=0.5, body_timeout=0.5, write_timeout=1, keep_alive_timeout=1, body_min_rate=500
+    ) as server:
+        yield server
+
+
+def get(target: bytes = b"/ping", *fields: bytes, version: bytes = b"HTTP/1.1") -> bytes:
+    return b"GET %b %b\r\n" % (target, version) + b"".join(field + b"\r\n" for field in fields) + b"\r\n"
+
+
+def padded(length: int) -> bytes:
+    """A request whose request line has so many bytes."""
+    return get(b"/ping?" + b"a" * (length - len("GET /ping? HTTP/1.1")), b"Host: here", b"Connection: close")
+
+
+def fields(count: int, size: int = 1) -> list[bytes]:
+    return [b"X-%d: %b" % (number, b"v" * size) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        pytest.param(get(b"/ping", b"Host: here", b"Connection: close"), 200, id="plain"),
+        pytest.param(get(b"/ping", version=b"HTTP/1.0"), 200, id="HTTP/1.0 without Host"),
+        pytest.param(get(b"/ping", b"Host: [::1]:8080", b"Connection: close"), 200, id="IPv6 host"),
+        pytest.param(get(b"http://here/ping", b"Host: here", b"Connection: close"), 200, id="absolute form"),
+        pytest.param(get(b"/ping", b"Host: here", b"Connection: close", b"Expect: nonsense"), 200, id="odd Expect"),
+        pytest.param(get(b"/ping", b"Host: here", b"Connection: close", *fields(98)), 200, id="100 fields"),
+        pytest.param(padded(8192), 200, id="request line of 8192 bytes"),
+        pytest.param(get(b"/ping", b"Host: here", b"Connection: Upgrade", b"Upgrade: h2c"), 200, id="h2c"),
+        pytest.param(get(b"/ping", b"Host: here", b"Connection: Upgrade", b"Upgrade: websocket"), 200, id="websocket"),
+        pytest.param(get(b"/ping"), 400, id="no Host"),
+        pytest.param(get(b"/ping", b"Host: a", b"Host: b"), 400, id="two Hosts"),
+        pytest.param(get(b"/ping", b"Host: a", b"Host: b", version=b"HTTP/1.0"), 400, id="two Hosts in HTTP/1.0"),
+        pytest.param(get(b"/ping", b"Host: a/../b?x"), 400, id="Host with a path"),
+        pytest.param(get(b"/ping", b"Host: "), 400, id="empty Host"),
+        pytest.param(get(b"http://elsewhere/ping", b"Host: here"), 400, id="absolute form of another host"),
+        pytest.param(get(b"*", b"Host: here"), 400, id="asterisk form"),
+        pytest.param(b"CONNECT here:443 HTTP/1.1\r\n" + HOST + b"\r\n", 400, id="CONNECT"),
+        pytest.param(get(b"/ping", b"Host: here", version=b"HTTP/9.9"), 400, id="HTTP/9.9"),
+        pytest.param(get(b"/ping", b"Host: here", version=b"HTTP/2.0"), 505, id="HTTP/2.0"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, id="HTTP/2 preface"),
+        pytest.param(b"g" * 10_000 + b" / HTTP/1.1\r\n" + HOST + b"\r\n", 400, id="method of 10 KB"),
+        pytest.param(b"GET /ping HTTP/1.1\n" + HOST + b"\r\n", 400, id="bare line feed"),
+        pytest.param(get(b"/ping", b"Host: here", b"A: b", b" folded"), 400, id="folded field"),
+        pytest.param(get(b"/ping", b"Host: here", b"A: b\0c"), 400, id="NUL in a field"),
+        pytest.param(get(b"/\xff", b"Host: here"), 400, id="bytes in the target"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(60), 400, id="TLS on the plain port"),
+        pytest.param(padded(8193), 414, id="request line of 8193 bytes"),
+        pytest.param(padded(200_000), 414, id="target of 200 KB"),
+        pytest.param(b"GET /" + b"a" * 200_000, 414, id="endless target"),
+        pytest.param(get(b"/ping", b"Host: here", *fields(100)), 431, id="101 fields"),
+        pytest.param(get(b"/ping", b"Host: here", *fields(5000)), 431, id="5000 fields"),
+        pytest.param(get(b"/ping", b"Host: here", *fields(1, 33_000)), 431, id="field of 33 KB"),
+        pytest.param(get(b"/ping", b"Host: here", b"n" * 60_000 + b": v"), 431, id="field name of 60 KB"),
+        pytest.param(get(b"/ping", b"Host: here", *fields(1, 20_000_000)), 431, id="field of 20 MB"),
+        pytest.param(b"\r\n" * 100_000, 431, id="endless blank lines"),
+        pytest.param(POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400, id="two lengths"),
+        pytest.param(POST + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400, id="one length twice"),
+        pytest.param(POST + b"Content-Length: 3, 3\r\n\r\nabc", 400, id="length list"),
+        pytest.param(POST + b"Content-Length: +3\r\n\r\nabc", 400, id="length with sign"),
+        pytest.param(POST + b"Content-Length: -1\r\n\r\n", 400, id="negative length"),
+        pytest.param(POST + b"Content-Length: 0x3\r\n\r\nabc", 400, id="hexadecimal length"),
+        pytest.param(POST + b"Content-Length: " + b"9" * 32 + b"\r\n\r\n", 400, id="length of 32 digits"),
+        pytest.param(
+            POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + get(b"/ping", b"Host: x"),
+            400,
+            id="length and chunks",
+        ),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", 400, id="and reversed"),
+        pytest.param(POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, id="gzip coding"),
+        pytest.param(POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 400, id="chunked twice"),
+        pytest.param(POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400, id="blank before colon"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcXX0\r\n\r\n", 400, id="chunk without its end"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n", 400, id="hexadecimal chunk"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n", 400, id="chunk beyond 64 bits"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"e" * 1_000_000, 400, id="chunk extension of 1 MB"),
+        pytest.param(
+            POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 200_000, 400, id="200,000 chunks of a byte"
+        ),
+        pytest.param(
+            POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"T: v\r\n" * 100_000, 400, id="100,000 trailers"
+        ),
+    ],
+)  # fmt: skip
+def test_one_answer_then_the_end(server: ServerProcess, request_: bytes, status: int) -> None:
+    """Each connection gets one whole answer and is closed, whatever follows the part that was refused."""
+    answer = server.exchange(request_)
+
+    assert answer.statuses == [status]
+    if status != 200:
+        assert answer.message
+        assert b"connection: close\r\n" in answer.raw
+
+
+def test_unknown_coding_is_refused(server: ServerProcess) -> None:
+    assert server.exchange(POST + b"Transfer-Encoding: xchunked\r\n\r\n").status in (400, 501)
+
+
+def test_body_in_chunks_and_in_one_piece(server: ServerProcess) -> None:
+    chunks = b"".join(b"%x\r\n%b\r\n" % (100, b"x" * 100) for _ in range(5000))
+
+    chunked = server.exchange(POST + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    whole = server.exchange(POST + CLOSE + b"Content-Length: 500000\r\n\r\n" + b"x" * 500_000)
+
+    assert chunked.raw.endswith(b"\r\n\r\n" + b"x" * 500_000)
+    assert whole.raw.endswith(b"\r\n\r\n" + b"x" * 500_000)
+
+
+def test_trailers_do_not_become_headers(server: ServerProcess) -> None:
+    chunks = b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Late: 1\r\n\r\n"
+
+    answer = server.exchange(b"POST /headers HTTP/1.1\r\n" + HOST + CLOSE + chunks)
+
+    assert answer.raw.endswith(b"connection host transfer-encoding")
+
+
+def test_pipelined_requests_are_answered_in_order(server: ServerProcess) -> None:
+    requests = b"".join(POST + b"Content-Length: 3\r\n\r\n%03d" % number for number in range(100))
+
+    answer = server.exchange(requests + get(b"/ping", b"Host: here", b"Connection: close"))
+
+    bodies = [part.split(b"\r\n\r\n")[1] for part in answer.raw.split(b"HTTP/1.1 ")[1:]]
+    assert bodies == [b"%03d" % number for number in range(100)] + [b"pong"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(get(b"/ping"), id="header"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n", id="body"),
+    ],
+)
+def test_refusal_waits_for_earlier_answers(server: ServerProcess, bad: bytes) -> None:
+    good = POST + b"Content-Length: 3\r\n\r\nabc"
+
+    answer = server.exchange(good + good + bad + good)
+
+    assert answer.statuses == [200, 200, 400]
+
+
+def sent_slowly(server: ServerProcess, begin: bytes, then: bytes) -> tuple[Answer, float]:
+    """The answer to *begin* and then *then* byte by byte, and the seconds until the connection ended."""
+    with server.connect() as connection:
+        began = time.monotonic()
+        connection.sendall(begin)
+        connection.settimeout(0.05)
+        received = b""
+        for byte in (then or b" ") * 1000:
+            with contextlib.suppress(TimeoutError):
+                chunk = connection.recv(65536)
+                received += chunk
+                if not chunk:
+                    break
+            if then:
+                with contextlib.suppress(ConnectionError):
+                    connection.send(bytes([byte]))
+            assert time.monotonic() - began < 10
+        return Answer(received), time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("begin", "then", "status"),
+    [
+        pytest.param(b"", b"", None, id="no byte"),
+        pytest.param(b"GET /pi", b"", 408, id="half a header"),
+        pytest.param(b"GET /ping?", b"a", 408, id="header byte by byte"),
+        pytest.param(b"GET /ping HTTP/1.1\r\n", b"X-A: b\r\n", 408, id="endless header"),
+        pytest.param(POST + b"Content-Length: 100\r\n\r\nabc", b"", 408, id="half a body"),
+        pytest.param(POST + b"Content-Length: 100000\r\n\r\n", b"a", 408, id="body byte by byte"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n", 408, id="chunks byte by byte"),
+        pytest.param(get(b"/ping", b"Host: here"), b"", 200, id="idle after an answer"),
+        pytest.param(get(b"/ping", b"Host: here"), b"\r\n", 408, id="blank lines after an answer"),
+    ],
+)
+def test_nobody_is_waited_for_for_ever(server: ServerProcess, begin: bytes, then: bytes, status: int | None) -> None:
+    answer, seconds = sent_slowly(server, begin, then)
+
+    assert answer.statuses[-1:] == ([] if status is None else [status])
+    assert 0.5 <= seconds < 3
+
+
+def test_slow_clients_hold_nobody_up(server: ServerProcess) -> None:
+    """300 slow sockets: others are answered at once, and all slow ones are ended."""
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(server.connect()) for _ in range(300)]
+        for number, connection in enumerate(slow):
+            connection.sendall((b"", b"GET /pi", POST + b"Content-Length: 9\r\n\r\nabc")[number % 3])
+        began = time.monotonic()
+
+        assert server.get("/ping") == (200, b"pong")
+
+        assert time.monotonic() - began < 0.5
+        for connection in slow:
+            everything_from(connection)
+    assert time.monotonic() - began < 5
+
+
+def test_client_that_takes_nothing_is_cut_off(server: ServerProcess) -> None:
+    with server.connect() as connection:
+        connection.sendall(get(b"/large?bytes=20000000", b"Host: here"))
+
+        until(lambda: "takes its answer too slowly" in server.log, "the connection is cut", limit=6)
+
+        assert len(everything_from(connection)) < 20_000_000
+
+
+def test_patient_client_gets_a_large_answer(server: ServerProcess) -> None:
+    answer = server.exchange(get(b"/large?bytes=20000000", b"Host: here", b"Connection: close"))
+
+    assert len(answer.raw.partition(b"\r\n\r\n")[2]) == 20_000_000
+
+
+def test_early_answer_reaches_a_client_that_is_still_sending(server: ServerProcess) -> None:
+    """A client that sends all of its body before it reads sees the refusal, and not a reset."""
+    with server.connect() as connection:
+        connection.sendall(b"POST /refuse HTTP/1.1\r\n" + HOST + b"Content-Length: 30000000\r\n\r\n")
+        connection.sendall(bytes(30_000_000))
+
+        answer = Answer(everything_from(connection))
+
+    assert answer.status == 413
+    assert answer.raw.endswith(b"too much")
+
+
+def read_until(connection: socket.socket, end: bytes) -> None:
+    received = b""
+    while not received.endswith(end):
+        chunk = connection.recv(65536)
+        assert chunk, received
+        received += chunk
+
+
+def test_connection_is_idle_again_after_an_early_answer(server: ServerProcess) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"POST /refuse?keep=1 HTTP/1.1\r\n" + HOST + b"Content-Length: 6\r\n\r\nabc")
+        read_until(connection, b"too much")
+        connection.sendall(b"def" + get(b"/ping", b"Host: here"))
+        read_until(connection, b"pong")
+
+        assert everything_from(connection) == b""  # closed when it was idle for long enough
+
+
+def test_refused_bodies_leave_nothing_open(server: ServerProcess) -> None:
+    """The application hears that the client is gone, and the connection is closed."""
+    for _ in range(20):
+        server.exchange(POST + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n")
+
+    until(lambda: open_sockets(server) == 1, "only the listening socket and the line to the parent are open")
+    assert "Traceback" not in server.log
+
+
+def open_sockets(server: ServerProcess) -> int:
+    """Connections of the only worker."""
+    [pid] = server.workers()
+    table = Path(f"/proc/{pid}/net/tcp").read_text()
+    inodes = {line.split()[9] for line in table.splitlines()[1:] if f":{server.port:04X} " in line.split()[1] + " "}
+    found = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += entry.readlink().name.removeprefix("socket:[").removesuffix("]") in inodes
+    return found
