@@ -1,7 +1,8 @@
 """
-The whole way in one go: train, package, serve, ask, stop. Run by `make demo`; with --keep-serving by `make run`.
+The whole way in one go: train, package, serve, ask, stop; first one model, then many.
 
-Every line that starts with "$" is a command that you can type yourself.
+Run by `make demo`; with --keep-serving by `make run`. Every line that starts with "$" is a command that you can type
+yourself.
 """
 
 import json
@@ -22,6 +23,7 @@ HERE = Path(os.path.relpath(Path(__file__).parent))
 BIN = Path(sys.executable).parent
 WORK = Path(".demo")
 PACKAGE = WORK / "model" / "diabetes.mlpkg"
+MODELS = WORK / "models"
 START_LIMIT = 60.0  # seconds
 
 PATIENTS_JSON = """\
@@ -49,7 +51,7 @@ def main() -> int:
 
     say("2. Serve the package")
     port = free_port()
-    server = serve(port)
+    server = serve(port, PACKAGE.parent)
     try:
         wait_until_ready(server, port)
         ask(port)
@@ -60,6 +62,26 @@ def main() -> int:
         pass
     finally:
         say("4. Stop it")
+        code = stop(server)
+    return code or serve_many(port)
+
+
+def serve_many(port: int) -> int:
+    """The other mode: a directory of models, empty at first; the exit code is the server's."""
+    say("5. Serve many models, from an empty directory")
+    shutil.rmtree(MODELS, ignore_errors=True)
+    MODELS.mkdir()
+    server = serve(port, MODELS)
+    try:
+        wait_until_ready(server, port)
+        url = f"http://127.0.0.1:{port}/deployments"
+        curl(f"{url}/diabetes", "Content-Type: application/octet-stream", PACKAGE)
+        curl(f"{url}/diabetes/predictions", "Content-Type: application/json", WORK / "patients.json")
+        curl(url)
+        curl(f"{url}/diabetes", method="DELETE")
+        curl(url)
+    finally:
+        say("6. Stop it")
         code = stop(server)
     return code
 
@@ -78,10 +100,10 @@ def ask(port: int) -> None:
     curl(f"{url}/info")
 
 
-def serve(port: int) -> "subprocess.Popen[bytes]":
-    """Start the server on the demo's package."""
+def serve(port: int, repository: Path) -> "subprocess.Popen[bytes]":
+    """Start the server on a directory: with one package in its root, or of many models."""
     settings = {
-        "PREDICTION_API_MODEL_REPOSITORY_PATH": str(PACKAGE.parent),
+        "PREDICTION_API_MODEL_REPOSITORY_PATH": str(repository),
         "PREDICTION_API_HOST": "127.0.0.1",
         "PREDICTION_API_HTTP_PORT": str(port),
     }
@@ -116,9 +138,15 @@ def stop(server: "subprocess.Popen[bytes]") -> int:
     return code
 
 
-def curl(url: str, header: str | None = None, body: Path | None = None, accept: str = "application/json") -> None:
+def curl(
+    url: str,
+    header: str | None = None,
+    body: Path | None = None,
+    accept: str = "application/json",
+    method: str | None = None,
+) -> None:
     """Print the command and what it answers."""
-    command = ["curl", "-s", url]
+    command = ["curl", "-s", url] if method is None else ["curl", "-s", "-X", method, url]
     if body and header:
         command += ["-H", header, "-H", f"Accept: {accept}", "--data-binary", f"@{body}"]
     print("\n$", shlex.join(command))
@@ -127,10 +155,10 @@ def curl(url: str, header: str | None = None, body: Path | None = None, accept: 
     else:
         print("(there is no curl here: asked from Python instead)")
         headers = {"Accept": accept} | (dict([header.split(": ")]) if header else {})
-        request = urllib.request.Request(url, body.read_bytes() if body else None, headers)
+        request = urllib.request.Request(url, body.read_bytes() if body else None, headers, method=method)
         with urllib.request.urlopen(request, timeout=30) as response:
             answer = response.read().decode()
-    print(readable(json.loads(answer)) if accept.endswith("json") else answer.rstrip())
+    print(readable(json.loads(answer)) if answer and accept.endswith("json") else answer.rstrip())
 
 
 def readable(value: Any, indent: str = "") -> str:

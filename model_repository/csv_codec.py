@@ -18,7 +18,6 @@ from model_repository.cells import MAX_COLUMNS, csv_converter, shown
 from model_repository.charsets import Body, ByteStream, line_after, text_of, utf8_of
 from model_repository.errors import MalformedBody, MissingColumns, UnknownPassthroughColumns, UnscorableValue
 from model_repository.predictions import Keep
-from model_repository.prepared import Prepared
 from model_repository.tables import Cell, Rows, Schema, Table
 
 SMALL_BODY: Final = 16 * 1024
@@ -46,7 +45,7 @@ def read_csv_rows(body: Body, schema: Schema, keep: Keep = (), encoding: str = "
         UnknownPassthroughColumns: columns of *keep* are not in the header.
         UnscorableValue: a cell is not of its feature's type.
     """
-    return _reader(schema).rows(body, keep, encoding)
+    return CsvReader(schema).rows(body, keep, encoding)
 
 
 def read_csv_tables(body: Body, schema: Schema, keep: Keep = (), encoding: str = "utf-8") -> Iterator[Table]:
@@ -55,7 +54,7 @@ def read_csv_tables(body: Body, schema: Schema, keep: Keep = (), encoding: str =
 
     An error may come after some blocks, so nothing should be answered before the last one was read.
     """
-    return _reader(schema).tables(body, keep, encoding)
+    return CsvReader(schema).tables(body, keep, encoding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +163,6 @@ class CsvReader:
             except ValueError as exc:
                 return UnscorableValue(name, row, str(exc))
         raise AssertionError("no cell of this record is wrong")
-
-
-_reader: Final = Prepared(CsvReader)
 
 
 def _records(lines: Iterable[str]) -> Iterator[tuple[int, Record]]:

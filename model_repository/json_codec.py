@@ -23,7 +23,6 @@ from model_repository.cells import MAX_COLUMNS, json_converter, text_converter, 
 from model_repository.charsets import Body, utf8_of
 from model_repository.errors import MalformedBody, MissingColumns, UnknownPassthroughColumns, UnscorableValue
 from model_repository.predictions import Keep
-from model_repository.prepared import Prepared
 from model_repository.tables import Feature, Rows, Schema, Table
 
 PIECE_BYTES: Final = 512 * 1024
@@ -54,7 +53,7 @@ def read_json_rows(body: Body, schema: Schema, keep: Keep = ()) -> Rows:
         UnknownPassthroughColumns: columns of *keep* that no object has.
         UnscorableValue: a value is not of its feature's type.
     """
-    return _reader(schema).rows(body, keep)
+    return JsonReader(schema).rows(body, keep)
 
 
 def read_json_tables(body: Body, schema: Schema, keep: Keep = ()) -> Iterator[Table]:
@@ -64,7 +63,7 @@ def read_json_tables(body: Body, schema: Schema, keep: Keep = ()) -> Iterator[Ta
     An error may come after some blocks, so nothing should be answered before the last one was read. With *keep*
     ``"all"`` a block has the columns that appear in it: `kept.KeptColumns` puts them together.
     """
-    return _reader(schema).tables(body, keep)
+    return JsonReader(schema).tables(body, keep)
 
 
 class JsonReader:
@@ -162,9 +161,6 @@ class JsonReader:
                     raise UnscorableValue(name, row, str(exc)) from None
             values.append(cells)
         return values
-
-
-_reader: Final = Prepared(JsonReader)
 
 
 class _Reading:

@@ -1,6 +1,7 @@
-"""``prediction-api package``: make, look at and verify packages."""
+"""``prediction-api package``: make, look at, verify and sign packages."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ from model_repository.errors import PackageError, ServingError
 from model_repository.estimators import PICKLE_REFUSED
 from model_repository.golden import TOLERANCE, golden_from, replay
 from model_repository.manifest import GoldenRows, Manifest, manifest_bytes
-from model_repository.mlpkg import Package
+from model_repository.mlpkg import Package, replacing, write_signed
 from model_repository.predictions import Runtime, Target
 from model_repository.runtimes.loading import compiled_runtime, estimator_runtime
+from model_repository.signing import TrustedKeys, key_id, new_key_pair, read_private_key, signature_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +31,7 @@ class _Unreadable(Exception):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare ``create``, ``inspect`` and ``verify`` on the parser of ``package``."""
+    """Declare the commands on the parser of ``package``."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     create = commands.add_parser(
         "create",
@@ -72,7 +74,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify.add_argument(
         "--allow-pickle", action="store_true", help="load an estimator that is stored as a pickle, which runs its code"
     )
+    verify.add_argument(
+        "--key", type=Path, metavar="PUBLIC.pem", help="first check that a private key of this file signed the package"
+    )
     verify.set_defaults(package_command=_verify)
+
+    sign = commands.add_parser("sign", help="sign a package, in place of any signature that it has")
+    sign.add_argument("file", type=Path, metavar="FILE")
+    sign.add_argument("--key", type=Path, required=True, metavar="PRIVATE.pem", help="an Ed25519 key, as keygen makes")
+    sign.set_defaults(package_command=_sign)
+
+    keygen = commands.add_parser("keygen", help="make a key pair to sign packages with")
+    keygen.add_argument("--private", type=Path, required=True, metavar="PRIVATE.pem", help="to keep secret")
+    keygen.add_argument("--public", type=Path, required=True, metavar="PUBLIC.pem", help="to give to servers")
+    keygen.set_defaults(package_command=_keygen)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -116,7 +131,12 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    with Package.open(args.file) as package:
+    check = None
+    if args.key is not None:
+        check = TrustedKeys.read(args.key).check
+    with Package.open(args.file, check_signature=check) as package:
+        if check is not None:
+            _print("signature  fits")
         package.verify_members()
         manifest = package.manifest
         _print(f"members    {len(manifest.members)} intact")
@@ -130,6 +150,28 @@ def _verify(args: argparse.Namespace) -> int:
             "estimator", lambda: estimator_runtime(package, pickle_allowed=args.allow_pickle), golden, manifest
         )
     return EXIT_OK if good else EXIT_REFUSED
+
+
+def _sign(args: argparse.Namespace) -> int:
+    key = read_private_key(args.key)
+    with Package.open(args.file) as package, replacing(args.file) as part:
+        write_signed(part, package, signature_bytes(package.manifest_content, key))
+    _print(f"{args.file}: signed with key {key_id(key.public_key().public_bytes_raw())}")
+    return EXIT_OK
+
+
+def _keygen(args: argparse.Namespace) -> int:
+    private, public = new_key_pair()
+    _write_new(args.private, private, 0o600)
+    _write_new(args.public, public, 0o644)
+    _print(f"{args.private}: keep it secret\n{args.public}: for PREDICTION_API_TRUSTED_KEYS")
+    return EXIT_OK
+
+
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    """Never over a key that is there: what it signed could not be signed again."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:  # noqa: PTH123
+        file.write(content)
 
 
 def _replays(title: str, load: Callable[[], Runtime], golden: GoldenRows, manifest: Manifest) -> bool:

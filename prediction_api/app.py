@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 
-from starlette.exceptions import HTTPException
-from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp
 
-from model_repository.errors import ServingError
 from model_repository.repository import Model
 from prediction_api.deployments import SingleDeployment, deployment_of
-from prediction_api.error_responses import on_http_exception, on_serving_error
 from prediction_api.middleware import Edge
 from prediction_api.monitoring import CounterBoard, Counters
 from prediction_api.routes import Endpoints
@@ -37,7 +33,6 @@ def create_app(
 
 
 def assembled(endpoints: Endpoints, routes: Sequence[BaseRoute]) -> ASGIApp:
-    """Routes inside, errors around them, and what is the same for every route outermost."""
+    """Routes inside, and what is the same for every route around them."""
     router = Router(routes, redirect_slashes=False)
-    handlers = {ServingError: on_serving_error, HTTPException: on_http_exception}
-    return Edge(ExceptionMiddleware(router, handlers), endpoints.state, endpoints.counters, endpoints.settings)
+    return Edge(router, endpoints.state, endpoints.counters, endpoints.settings)

@@ -93,8 +93,11 @@ def _parser(command: str) -> argparse.ArgumentParser:
         from model_repository.package_cli import add_arguments
 
         add_arguments(package)
-    batch = commands.add_parser("batch", help="score a table from a store into a store", add_help=False)
-    batch.add_argument("arguments", nargs=argparse.REMAINDER)
+    batch = commands.add_parser("batch", help="score a table from a store into a store")
+    if command == "batch":
+        from batch.cli import add_arguments as add_batch_arguments
+
+        add_batch_arguments(batch)
     return parser
 
 
@@ -123,9 +126,11 @@ def _package(parsed: argparse.Namespace) -> int:
     return run(parsed)
 
 
-def _batch(_: argparse.Namespace) -> int:
-    _say("batch is not available yet")
-    return EXIT_USAGE
+def _batch(parsed: argparse.Namespace) -> int:
+    from batch.cli import run
+    from prediction_api.loopback import serving
+
+    return run(parsed, os.environ, lambda path: serving(path, os.environ))
 
 
 def _say(line: str) -> None:

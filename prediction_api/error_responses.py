@@ -4,7 +4,6 @@ from typing import Final
 
 import orjson
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 from model_repository.errors import ServingError
@@ -35,18 +34,11 @@ def internal_response(request_id: str) -> Response:
     return error_response(500, f"internal error; request id {request_id}")
 
 
-async def on_serving_error(_: Request, exc: Exception) -> Response:
-    """Starlette's door to `serving_response`."""
-    assert isinstance(exc, ServingError)
-    return serving_response(exc)
-
-
-async def on_http_exception(request: Request, exc: Exception) -> Response:
+def unrouted_response(exc: HTTPException, method: str) -> Response:
     """What Starlette's router raises: no such route, or not by this method."""
-    assert isinstance(exc, HTTPException)
     headers = dict(exc.headers or {})
-    if exc.status_code == 405 and request.method == "OPTIONS":
+    if exc.status_code == 405 and method == "OPTIONS":
         return Response(status_code=204, headers=headers)
     if exc.status_code == 405:
-        return error_response(405, f"this route does not take {request.method[:20]}", headers)
+        return error_response(405, f"this route does not take {method[:20]}", headers)
     return error_response(exc.status_code, UNKNOWN_ROUTE if exc.status_code == 404 else exc.detail, headers)

@@ -1,4 +1,4 @@
-"""Who may change what is deployed: uploads and deletions pass here first. Pure, but for the settings that it is made of."""
+"""Who may change what is deployed: uploads and deletions pass here first. Pure, but for the settings it is made of."""
 
 import hmac
 import ipaddress

@@ -4,10 +4,9 @@ The upload of a package, from the wire to disk: never more than a few blocks of 
 The package is the whole body, or the part ``file`` of a multipart body whose part ``config`` is its configuration.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
-import anyio.to_thread
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.types import Receive
@@ -15,15 +14,12 @@ from starlette.types import Receive
 from model_repository.errors import BodyTooLarge, MalformedBody
 from prediction_api.bodies import wire
 
-WRITE_BYTES: Final = 1024 * 1024
-"""So much is gathered for one write, which takes a thread."""
 MAX_CONFIG_BYTES: Final = 64 * 1024
 FRAMING_BYTES: Final = 16 * 1024
 """What a multipart body may have beside the contents of its parts."""
 EXPECTED: Final = "send the part file and, if wanted, the part config"
 
-Write = Callable[[bytearray], object]
-"""Appends to the file; may block."""
+Write = Callable[[bytes], Awaitable[None]]
 
 
 async def receive_package(
@@ -35,34 +31,25 @@ async def receive_package(
     Args:
         boundary: of a multipart body; ``None`` when the body is the package.
         length: what Content-Length announced, ``None`` for chunks.
-        limit: most bytes of the package.
+        limit: most bytes of the package; *write* counts them where they come among others.
 
     Raises:
-        BodyTooLarge: the package or the configuration is; before anything is read where the length was announced.
+        BodyTooLarge: the body or the configuration is; before anything is read where the length was announced.
         MalformedBody: not the parts that were expected.
         ClientDisconnect: the client left before the end.
     """
     most = limit if boundary is None else limit + MAX_CONFIG_BYTES + FRAMING_BYTES
     if length is not None and length > most:
         raise BodyTooLarge(f"the package has {length} bytes, at most {limit} are taken")
-    form = None if boundary is None else _Form(boundary)
     pieces = wire(receive, most)
-    await _write_all(pieces if form is None else form.contents(pieces), limit, write)
-    return None if form is None else form.config()
-
-
-async def _write_all(pieces: AsyncIterator[bytes | bytearray], limit: int, write: Write) -> None:
-    pending = bytearray()
-    count = 0
-    async for piece in pieces:
-        count += len(piece)
-        if count > limit:
-            raise BodyTooLarge(f"the package has more than {limit} bytes")
-        pending += piece
-        if len(pending) >= WRITE_BYTES:
-            await anyio.to_thread.run_sync(write, pending)
-            pending = bytearray()
-    await anyio.to_thread.run_sync(write, pending)
+    if boundary is None:
+        async for piece in pieces:
+            await write(piece)
+        return None
+    form = _Form(boundary)
+    async for piece in form.contents(pieces):
+        await write(piece)
+    return form.config()
 
 
 class _Form:
@@ -86,7 +73,7 @@ class _Form:
             },
         )
 
-    async def contents(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytearray]:
+    async def contents(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """What the part ``file`` holds."""
         async for piece in pieces:
             try:
@@ -94,7 +81,7 @@ class _Form:
             except FormParserError as exc:
                 raise MalformedBody(f"the multipart body cannot be read: {exc}") from exc
             if package := self._parts.get("file"):
-                yield package
+                yield bytes(package)
                 package.clear()
         if not self._ended:
             raise MalformedBody("the multipart body ends before its last boundary")

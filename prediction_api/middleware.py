@@ -3,11 +3,13 @@
 import logging
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model_repository.errors import ModelUnavailable, RequestLineTooLong, ServingError
-from prediction_api.error_responses import internal_response, serving_response
+from prediction_api.error_responses import internal_response, serving_response, unrouted_response
 from prediction_api.exchange import SCOPE_KEY, Exchange
 from prediction_api.logs import ACCESS_LOGGER, request_id
 from prediction_api.monitoring import OTHER_ROUTE, PREDICTION_ROUTES, ROUTES, Counters
@@ -90,16 +92,23 @@ class Edge:
                 await self._predict(exchange)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
-        except ServingError as exc:
-            await serving_response(exc)(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             return
-        except Exception:
-            error_log.exception("internal error")
+        except Exception as exc:
             if exchange.status:
-                raise  # the answer has begun: the server must cut it, so that nobody takes it for whole
-            exchange.closing = True
-            await internal_response(exchange.request_id)(scope, exchange.receive, exchange.send)
+                error_log.exception("an answer broke off")
+                raise  # it has begun: the server must cut it, so that nobody takes it for whole
+            await self._refusal(exc, exchange)(scope, exchange.receive, exchange.send)
+
+    def _refusal(self, exc: Exception, exchange: Exchange) -> Response:
+        """The answer to a request that ended in an error."""
+        if isinstance(exc, ServingError):
+            return serving_response(exc)
+        if isinstance(exc, HTTPException):
+            return unrouted_response(exc, exchange.scope["method"])
+        error_log.error("internal error", exc_info=exc)
+        exchange.closing = True
+        return internal_response(exchange.request_id)
 
     async def _predict(self, exchange: Exchange) -> None:
         """One prediction, in flight until its last byte is sent; refused while the server starts, ends or is full."""

@@ -1,5 +1,5 @@
 """
-The server as a whole: open the port, load the model once, fork the workers that share both.
+The server as a whole: open the port, load what can be shared, fork the workers that share both.
 
 The parent loads and never scores. Workers are forked after loading, so that they share its memory; what must not run
 before a fork, such as a library that starts threads, runs when a worker builds its application.
@@ -18,13 +18,13 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from model_repository.errors import ModelUnavailable, ServingError, SettingsError
+from model_repository.errors import ServingError, SettingsError
 from prediction_api.logs import LAST_FLUSH_SECONDS, LineSink, configure_logs
 from prediction_api.processes import Line
 from prediction_api.settings import PREFIX, Settings
-from prediction_api.state import Board, ServerState
+from prediction_api.state import Board, Prepared, ServerState
 from prediction_api.supervisor import BUILT, CLOSED, FAILED, GO, SERVING, Supervisor
 from prediction_api.tls import context_from, warnings_about_tls
 from prediction_api.worker import BACKLOG, Worker
@@ -33,9 +33,7 @@ logger: Final = logging.getLogger(__name__)
 
 DOORKEEPER_GRACE_SECONDS: Final = 1.0
 
-BuildApp = Callable[[ServerState, int], ASGIApp]
-"""Called in worker number so-and-so, after the fork; raises if the worker must not serve."""
-Prepare = Callable[[Settings], BuildApp]
+Prepare = Callable[[Settings], Prepared]
 """Called in the parent, before the fork: all that workers can share."""
 
 
@@ -52,7 +50,7 @@ def serve(settings: Settings, prepare: Prepare | None = None) -> int:
     for warning in warnings_about_tls(settings) if tls else ():
         logger.warning("%s", warning)
     try:
-        return _Server(settings, listener, tls, sink).run(prepare or prepare_single_model)
+        return _Server(settings, listener, tls, sink).run(prepare or prepare_models)
     finally:
         sink.flush(LAST_FLUSH_SECONDS)
 
@@ -88,39 +86,12 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def prepare_single_model(settings: Settings) -> BuildApp:
-    """
-    Load the one package of the repository.
-
-    Raises:
-        SettingsError: the repository is not one package.
-        PackageError: the package cannot be served.
-    """
+def prepare_models(settings: Settings) -> Prepared:
+    """See `preparation.prepare`."""
     # Here and not above: the port opens, and answers 503, before numpy and the model are loaded.
-    from model_repository.repository import find_single_package, load_model, verify_model
-    from prediction_api.app import create_app
-    from prediction_api.monitoring import CounterBoard
+    from prediction_api.preparation import prepare
 
-    path = settings.model_repository_path
-    package = find_single_package(path)
-    if package is None:
-        raise SettingsError(
-            f"{PREFIX}MODEL_REPOSITORY_PATH={str(path)!r}: expected a .mlpkg file or a directory with exactly one in it"
-        )
-    began = time.perf_counter()
-    try:
-        model = load_model(package, pickle_allowed=settings.pickle_packages_enabled, verify=False)
-    except OSError as error:
-        raise ModelUnavailable(f"{package}: {error.strerror}") from error
-    seconds = time.perf_counter() - began
-    counters = CounterBoard(settings.workers)
-    counters.parent.model_loaded(seconds)
-    logger.info("loaded %s in %.2f s: %s", package, seconds, model.path if model.reason is None else model.reason)
-
-    def build_app(state: ServerState, slot: int) -> ASGIApp:
-        return create_app(verify_model(model), settings, state=state, counters=counters.for_worker(slot))
-
-    return build_app
+    return prepare(settings)
 
 
 class _Server:
@@ -141,7 +112,7 @@ class _Server:
         supervisor = Supervisor(self._settings, self._board, self._listener, keep_door=self._keep_door, sink=self._sink)
         supervisor.open_door()
         try:
-            self._build_app = prepare(self._settings)
+            prepared = prepare(self._settings)
         except ServingError as error:
             logger.error("cannot start: %s", error)  # noqa: TRY400 - the message says it all
             supervisor.kill_all()
@@ -149,7 +120,8 @@ class _Server:
         # What stands now stays for good: the collector must not touch, and thereby copy, what the workers share.
         gc.collect()
         gc.freeze()
-        return supervisor.run(self._work, self._say_ready)
+        self._build_app = prepared.build_app
+        return supervisor.run(self._work, self._say_ready, prepared.keep_open)
 
     def _work(self, slot: int, line: Line) -> int:
         """A worker's whole life."""

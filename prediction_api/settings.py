@@ -111,8 +111,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_request_line: Annotated[int, _count("Longest request line; over it 414.", 65_536, "bytes", 64)] = 8192
     max_header_bytes: Annotated[int, _count("Header fields of a request; over it 431.", 2**20, "bytes", 256)] = 32_768
     max_headers: Annotated[int, _count("Number of header fields; over it 431.", 10_000)] = 100
-    max_json_depth: Annotated[int, _count("Deepest nesting of a JSON body; over it 400.", 1000)] = 32
-    max_columns: Annotated[int, _count("Columns in a table; over it 400.", 1_000_000)] = 10_000
     max_inflight: Annotated[
         int, _count("Predictions that a worker accepts at once; over it 503 with Retry-After.", 100_000)
     ] = 100

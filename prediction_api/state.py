@@ -2,8 +2,11 @@
 
 import mmap
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+
+from starlette.types import ASGIApp
 
 LIVELY_SECONDS: Final = 1.0
 """Who has not beaten for longer is not waited for."""
@@ -71,3 +74,16 @@ class ServerState:
         if self.board is not None and self.board.failing:
             return "the server's workers keep dying"
         return None
+
+
+BuildApp = Callable[[ServerState, int], ASGIApp]
+"""Called in worker number so-and-so, after the fork; raises if the worker must not serve."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the parent made for its workers before it forks them."""
+
+    build_app: BuildApp
+    keep_open: tuple[int, ...] = ()
+    """File descriptors that workers need."""

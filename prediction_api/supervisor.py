@@ -121,9 +121,16 @@ class Supervisor:
         pid, line = fork(self._keep_door, keep_open=(self._listener.fileno(),))
         self._adopt(Child(pid, line, None, "serving", time.monotonic()))
 
-    def run(self, work: Work, on_ready: Callable[[], None]) -> int:
-        """Supervise until SIGTERM, SIGINT, or a start that fails; *on_ready* is called when the first worker serves."""
+    def run(self, work: Work, on_ready: Callable[[], None], keep_open: tuple[int, ...] = ()) -> int:
+        """
+        Supervise until SIGTERM, SIGINT, or a start that fails.
+
+        Args:
+            on_ready: called when the first worker serves.
+            keep_open: file descriptors that workers need beside the listening socket.
+        """
         self._work = work
+        self._keep_open = (self._listener.fileno(), *keep_open)
         self._on_ready = on_ready
         self._signals.catch(self._selector)
         self._on_tick(time.monotonic())
@@ -218,7 +225,7 @@ class Supervisor:
         taken = {child.slot for child in self._children.values()}
         for slot in range(self._settings.workers):
             if slot not in taken:
-                pid, line = fork(partial(self._work, slot), keep_open=(self._listener.fileno(),))
+                pid, line = fork(partial(self._work, slot), keep_open=self._keep_open)
                 self._adopt(Child(pid, line, slot, "building", time.monotonic()))
 
     def _hand_over(self, now: float) -> None:

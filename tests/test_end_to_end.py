@@ -209,4 +209,5 @@ def test_the_demo(with_curl: bool, tmp_path: Path) -> None:
     assert '"predictionValues"' in done.stdout
     assert "fast_yes_PREDICTION,fast_no_PREDICTION,fast_PREDICTION,THRESHOLD,POSITIVE_CLASS,patient" in done.stdout
     assert ("asked from Python instead" in done.stdout) is not with_curl
-    assert "exit code 0" in done.stdout
+    assert '"outcome": "created"' in done.stdout
+    assert done.stdout.count("exit code 0") == 2

@@ -60,14 +60,17 @@ case ${1:-} in
     serve) install ;;
     dev) install --group dev ;;
     system)
-        packages=$(sed 's/#.*//' tools/system-packages.txt | xargs)
-        if [ -z "$packages" ]; then
-            :
-        elif may_install_packages; then
+        missing=$(sed 's/#.*//' tools/system-packages.txt | while read -r command package; do
+            [ -z "$command" ] || command -v "$command" >/dev/null || printf '%s ' "$package"
+        done)
+        if [ -n "$missing" ] && may_install_packages; then
             # shellcheck disable=SC2086
-            dpkg -s $packages >/dev/null 2>&1 || apt_install $packages || say "could not install: $packages"
-        else
-            say "not root on a Debian-like system: tests that need one of these are skipped: $packages"
-        fi ;;
+            apt_install $missing || say "could not install: $missing"
+        elif [ -n "$missing" ]; then
+            say "not root on a Debian-like system: tests that need one of these are skipped: $missing"
+        fi
+        [ -x .tools/azurite/node_modules/.bin/azurite-blob ] ||
+            npm install --silent --no-fund --no-audit --no-save --prefix .tools/azurite azurite@3.37.0 >/dev/null 2>&1 ||
+            say "could not install azurite: tests of Azure are skipped" ;;
     *) say "usage: tools/setup.sh serve | dev | system"; exit 2 ;;
 esac

@@ -16,6 +16,8 @@ bit.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -48,15 +50,12 @@ class MaskScorer:
         left_masks, leaves = self._leaves(trees, shape)
         self._sum = _Sum(trees, leaves, widest)
         splits = _splits_by_column(trees, shape)
-        self._numbers: list[tuple[int, Array, Array, Callable[[float], int]]] = []
+        self._numbers: list[tuple[int, Array, Array]] = []  # place, edges of the bins, what remains in each
         self._states: list[tuple[int, Array]] = []
         self._bin_side: Any = "right" if trees.strict else "left"
-        bisect = bisect_right if trees.strict else bisect_left
         for place, column in enumerate(encoding.numbers):
             if (nodes := splits.get(column.at)) is not None:
-                edges, table = self._number_table(trees, shape, nodes, left_masks)
-                steps = edges.tolist()
-                self._numbers.append((place, edges, table, lambda x, steps=steps: bisect(steps, x)))  # type: ignore[misc]
+                self._numbers.append((place, *self._number_table(trees, shape, nodes, left_masks)))
         for place, columns in enumerate(encoding.lookups):
             table = self._full(columns.lookup.n_states)
             used = [(position, splits[at]) for position, at in enumerate(columns.block.at) if at in splits]
@@ -67,11 +66,28 @@ class MaskScorer:
                     table[right, shape.tree_of[node]] &= ~left_masks[node]
             if used:
                 self._states.append((place, table))
+        self._stack_tables(bisect_right if trees.strict else bisect_left)
+
+    def _stack_tables(self, bisect: Callable[[list[float], float], int]) -> None:
+        """For single rows: all tables as one, so that the masks of a row are fetched and joined in two calls."""
+        tables = [table for _, _, table in self._numbers] + [table for _, table in self._states]
+        ends = np.cumsum([0, *map(len, tables)]).tolist()
+        self._all_masks = np.concatenate([*tables, self._full(1)])  # the last row rules nothing out
+        views = [self._all_masks[start:end] for start, end in pairwise(ends)]
+        n_numbers = len(self._numbers)
+        self._numbers = [(place, edges, view) for (place, edges, _), view in zip(self._numbers, views, strict=False)]
+        self._states = [(place, view) for (place, _), view in zip(self._states, views[n_numbers:], strict=True)]
+        self._number_steps = [
+            (place, start, start + len(edges) + 1, partial(bisect, edges.tolist()))
+            for (place, edges, _), start in zip(self._numbers, ends, strict=False)
+        ]
+        self._state_steps = [(place, start) for (place, _), start in zip(self._states, ends[n_numbers:], strict=False)]
+        self._nothing_out = ends[-1]
 
     def raw(self, encoded: Encoded) -> FloatArray:
         """Sums of many rows, shape ``(n_rows, n_raw)``."""
         rows: list[tuple[Array, Array]] = []
-        for place, edges, table, _ in self._numbers:
+        for place, edges, table in self._numbers:
             rows.append((table, self._bins(encoded.numbers[place], edges)))
         rows += [(table, encoded.states[place]) for place, table in self._states]
         out = np.empty((encoded.n_rows, self._n_raw))
@@ -89,15 +105,16 @@ class MaskScorer:
 
     def raw_row(self, numbers: Sequence[float], states: Sequence[int]) -> Sequence[float]:
         """Sums of one row."""
-        left = np.full(self._n_trees, ~self._mask_type(0), dtype=self._mask_type)
-        for place, _, table, bin_of in self._numbers:
+        rows = [self._nothing_out]
+        for place, start, missing, bin_of in self._number_steps:
             x = numbers[place]
             if self._single:
                 x = float(np.float32(x))
-            left &= table[-1 if x != x else bin_of(x)]  # NaN
-        for place, table in self._states:
-            left &= table[states[place]]
-        return self._sum(self._exits(left[None, :]))[0].tolist()  # type: ignore[no-any-return]  # a list of floats
+            rows.append(missing if x != x else start + bin_of(x))  # NaN is not itself
+        for place, start in self._state_steps:
+            rows.append(start + states[place])
+        remaining = np.bitwise_and.reduce(self._all_masks.take(rows, axis=0), axis=0)
+        return self._sum.of_row(self._exits(remaining))
 
     def _exits(self, remaining: Array) -> Array:
         """Number of the lowest bit of each mask: the exponent of that power of two as a float, which is exact."""
@@ -180,6 +197,13 @@ class _Sum:
             ]
             total = np.stack(parts, axis=1)
         return np.asarray(total / self._divisor if self._divisor != 1.0 else total, dtype=np.float64)
+
+    def of_row(self, exits: Array) -> Sequence[float]:
+        """The same for one row: leaf numbers of shape ``(n_trees,)``."""
+        if self._vector or len(self._trees_of) > 1:
+            return self(exits[None, :])[0].tolist()  # type: ignore[no-any-return]  # a list of floats
+        steps = np.concatenate([self._base, self._values.take(exits + self._offsets)])
+        return (float(np.add.accumulate(steps, out=steps)[-1] / self._divisor),)
 
     def _added(self, base: Array, values: Array) -> Array:
         """One after the other: numpy's own ``sum`` adds pairwise, and differs in the last bits."""

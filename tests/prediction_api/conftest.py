@@ -1,6 +1,6 @@
 """Small models written by hand, one per kind of target, and clients that speak to an app in the same process."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -14,8 +14,10 @@ from model_repository.manifest import EstimatorMember, GoldenRows, Manifest
 from model_repository.predictions import Target
 from model_repository.repository import Model
 from model_repository.tables import Feature, FloatArray, Rows, Schema, Table
+from model_repository.validation import Validator
 from prediction_api.app import create_app
 from prediction_api.settings import Settings
+from tests.prediction_api.versions import Version, make_version
 
 FEATURES = [
     Feature(name="x", type="numeric", dtype="float64"),
@@ -113,3 +115,18 @@ def client_for(make_client) -> ClientFor:
         return make_client(create_app(model_of(kind, path=path), Settings(**settings)))  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> list[Version]:
+    """Three real packages of one schema that answer differently."""
+    folder = tmp_path_factory.mktemp("versions")
+    return [make_version(folder / f"{seed}.mlpkg", seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="session")
+def validator() -> Iterator[Validator]:
+    """Tries packages out; its process is started by the first who asks."""
+    validator = Validator()
+    yield validator
+    validator.close()

@@ -11,9 +11,9 @@ from urllib.parse import parse_qs
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_repository.errors import InvalidPackage
-from prediction_api.server import BuildApp, serve
+from prediction_api.server import serve
 from prediction_api.settings import Settings, settings_from
-from prediction_api.state import ServerState
+from prediction_api.state import Prepared, ServerState
 
 HOLDING = b"holding"
 
@@ -91,7 +91,7 @@ async def answer(send: Send, status: int, body: bytes, *, close: bool = False) -
     await send({"type": "http.response.body", "body": body})
 
 
-def prepare(_settings: Settings) -> BuildApp:
+def prepare(_settings: Settings) -> Prepared:
     """Load nothing, in the way that the variable STAND_IN says, and let the workers do so."""
     way, _, argument = os.environ.get("STAND_IN", "").partition(":")
     fail(way, argument)
@@ -107,7 +107,7 @@ def prepare(_settings: Settings) -> BuildApp:
             fail("die", "")
         return StandIn(state)
 
-    return build_app
+    return Prepared(build_app)
 
 
 def fail(way: str, argument: str) -> None:

@@ -63,11 +63,11 @@ def test_port_is_taken() -> None:
     assert "the port is taken" in done.stderr
 
 
-def test_no_package(tmp_path) -> None:
-    done = run("--port", "0", "--model-repository", str(tmp_path))
+def test_no_repository(tmp_path) -> None:
+    done = run("--port", "0", "--model-repository", str(tmp_path / "nothing"))
 
     assert done.returncode == 1
-    assert "expected a .mlpkg file or a directory with exactly one in it" in done.stderr
+    assert "nothing': there is no such file or directory" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -88,9 +88,10 @@ def test_serves_a_package(binary) -> None:
         assert server.end() == 0
 
 
-def test_batch_says_that_it_is_not_there(capsys) -> None:
-    assert main(["batch", "job.json", "--verbose"]) == 2
-    assert "not available yet" in capsys.readouterr().err
+def test_batch_names_a_definition_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own command line and messages are tested with it."""
+    assert main(["batch", "nowhere.json"]) == 2
+    assert "nowhere.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["sing"], ["serve", "--colour"], ["--nonsense"]])

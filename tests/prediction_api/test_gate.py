@@ -27,7 +27,9 @@ BEARER = b"Bearer " + TOKEN.encode()
         pytest.param(GUARDED, {b"host": b"models.example", b"authorization": BEARER}, id="token"),
         pytest.param(GUARDED, {b"host": b"x", b"authorization": b"bEARER " + TOKEN.encode()}, id="scheme in any case"),
         pytest.param(
-            Settings(management_token=TOKEN), {b"host": b"models.example", b"authorization": BEARER}, id="through a proxy"
+            Settings(management_token=TOKEN),
+            {b"host": b"models.example", b"authorization": BEARER},
+            id="through a proxy",
         ),
     ],
 )
