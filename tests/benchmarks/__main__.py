@@ -5,10 +5,12 @@ Leaves the other servers' environments and the trained models in .tools/bench fo
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from tests.benchmarks.inputs import Bodies, subjects
+from tests.benchmarks.many_models import figures_of_many
 from tests.benchmarks.measures import Effort, Figure, Outcome, comparison, figures
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.report import comparison_table, figure_table, page
@@ -27,6 +29,7 @@ def main() -> None:
     )
     options = arguments.parse_args()
 
+    busy = os.getloadavg()[0]
     effort = Effort(1, 0.5) if options.quick else Effort(3, 2.0)
     folder = FOLDER.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,10 +42,11 @@ def main() -> None:
         outcomes += comparison(subject, bodies, peers, folder, effort)
         print(f"\n{subject.name}\n{comparison_table([o for o in outcomes if o.model == subject.name])}", flush=True)
     own += figures(models[0], bodies, folder, effort)
+    own += figures_of_many(models[0], bodies)
     print(f"\n{figure_table(own)}")
     if options.write:
         command = "make bench" if options.write == Path("docs/benchmarks.md") else " ".join(sys.orig_argv[1:])
-        options.write.write_text(page(outcomes, own, command, effort.rounds, effort.seconds))
+        options.write.write_text(page(outcomes, own, command, effort.rounds, effort.seconds, busy))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ server as a real process with one worker, checks that all of them give the same 
 turns ({rounds} rounds of {seconds:g} s per cell; the median round is shown). The load comes from a separate process on
 the same machine, over kept connections. Compare within a table; absolute numbers are this machine's.
 
-- Machine: {machine}
+- Machine: {machine}; load average before the run: {busy:.1f}
 - Date: {date}
 - Model: 20 numeric and 8 categorical columns (up to 200 categories), 4 % of the cells missing; a scikit-learn pipeline
   of imputer, scaler, encoder and estimator; scikit-learn {sklearn}, numpy {numpy}, pandas {pandas} for every server.
@@ -43,13 +43,16 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     return [(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in text.splitlines())]
 
 
-def page(outcomes: Sequence[Outcome], figures: Sequence[Figure], command: str, rounds: int, seconds: float) -> str:
-    """The whole page."""
+def page(
+    outcomes: Sequence[Outcome], figures: Sequence[Figure], command: str, rounds: int, seconds: float, busy: float
+) -> str:
+    """The whole page; *busy* is the machine's load average before anything was measured."""
     introduction = INTRODUCTION.format(
         command=command,
         rounds=rounds,
         seconds=seconds,
         machine=machine(),
+        busy=busy,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         sklearn=version("scikit-learn"),
         numpy=version("numpy"),

@@ -1,0 +1,348 @@
+"""
+Parquet in and out, a row group at a time.
+
+A Parquet file cannot be continued: its footer knows every byte before it. So scored rows are kept as Arrow blocks, and
+the file is written from them; rows are gathered to groups of `GROUP_ROWS`, so that the file is the same however its
+rows came in chunks and however often the job was interrupted.
+"""
+
+import io
+import struct
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as arrow_csv
+import pyarrow.parquet as pq
+
+from batch.dialect import WIRE, Dialect
+from batch.errors import IntakeError, OutputError
+from batch.formats.jsonl import json_text
+from batch.layout import Layout
+from batch.ports import Intake, SourceFile
+from batch.records import Chunk, Position, Records
+
+GROUP_ROWS: Final = 65_536
+FOOTER_GUESS: Final = 64 * 1024
+MAX_GROUP_BYTES: Final = 1024**3
+"""A compressed row group is held in memory as a whole."""
+_LENGTH: Final = struct.Struct("<Q")
+
+
+class _Pieces(io.RawIOBase):
+    """A file of which only some ranges are there."""
+
+    def __init__(self, size: int, pieces: Mapping[int, bytes]) -> None:
+        self._size = size
+        self._pieces = pieces
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def read(self, size: int | None = -1) -> bytes:
+        size = self._size - self._place if size is None or size < 0 else size
+        for start, piece in self._pieces.items():
+            offset = self._place - start
+            if 0 <= offset < len(piece) and offset + size <= len(piece):
+                self._place += size
+                return piece[offset : offset + size]
+        raise OSError(f"bytes {self._place} to {self._place + size} were not fetched")
+
+
+async def read_chunks(
+    intake: Intake, number: int, start: Position, rows: int, output: Dialect, features: Sequence[str] | None
+) -> AsyncGenerator[Chunk, None]:
+    """
+    The rows of file *number* from *start* on, about *rows* at a time.
+
+    Raises:
+        IntakeError: it is no Parquet file, or a row group is too large to be read.
+    """
+    file = intake.files[number]
+    try:
+        async with aclosing(_batches(intake, file, start.rows, rows)) as batches:
+            async for batch in batches:
+                end = Position(0, start.rows + batch.num_rows, 0)
+                yield Chunk(number, start, end, ParquetRecords(batch, output, features), batch.nbytes)
+                start = end
+    except (pa.ArrowException, OSError) as exc:
+        raise IntakeError(f"{file.name}: not a Parquet file that can be read: {exc}") from exc
+
+
+async def _batches(intake: Intake, file: SourceFile, skip: int, rows: int) -> AsyncGenerator[pa.RecordBatch, None]:
+    size, footer = await _footer(intake, file)
+    at_end = {size - len(footer): footer}
+    metadata = pq.read_metadata(_Pieces(size, at_end))
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        if group.num_rows <= skip:
+            skip -= group.num_rows
+            continue
+        start, length = _extent(group)
+        if length > MAX_GROUP_BYTES:
+            raise IntakeError(f"{file.name}: row group {number} has {length} bytes, at most {MAX_GROUP_BYTES} are read")
+        pieces = {start: await intake.read_range(file, start, length), **at_end}
+        reader = pq.ParquetFile(_Pieces(size, pieces), metadata=metadata)
+        for batch in reader.iter_batches(batch_size=rows, row_groups=[number]):
+            wanted = batch.slice(skip)
+            skip = max(0, skip - batch.num_rows)
+            if wanted.num_rows:
+                yield wanted
+
+
+async def schema_of(intake: Intake, file: SourceFile) -> list[str]:
+    """The names of the file's columns."""
+    size, footer = await _footer(intake, file)
+    try:
+        return list(pq.read_schema(_Pieces(size, {size - len(footer): footer})).names)
+    except (pa.ArrowException, OSError) as exc:
+        raise IntakeError(f"{file.name}: not a Parquet file that can be read: {exc}") from exc
+
+
+async def _footer(intake: Intake, file: SourceFile) -> tuple[int, bytes]:
+    size = file.size or 0
+    if size < 12:
+        raise IntakeError(f"{file.name}: not a Parquet file: it has {size} bytes")
+    guess = min(size, FOOTER_GUESS)
+    tail = await intake.read_range(file, size - guess, guess)
+    if tail[-4:] != b"PAR1":
+        raise IntakeError(f"{file.name}: not a Parquet file: it does not end in PAR1")
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if length > min(size, MAX_GROUP_BYTES):
+        raise IntakeError(f"{file.name}: not a Parquet file: its footer is longer than the file")
+    return size, tail if length <= guess else await intake.read_range(file, size - length, length)
+
+
+def _extent(group: Any) -> tuple[int, int]:
+    """Where a row group's bytes begin and how many they are."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    starts = [column.dictionary_page_offset or column.data_page_offset for column in columns]
+    ends = [start + column.total_compressed_size for start, column in zip(starts, columns, strict=True)]
+    return min(starts), max(ends) - min(starts)
+
+
+@dataclass(frozen=True)
+class ParquetRecords:
+    """Rows of a Parquet file."""
+
+    batch: pa.RecordBatch
+    output: Dialect
+    features: Sequence[str] | None = None
+    """The only columns that a request needs; None: not known."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The schema's names."""
+        names: list[str] = self.batch.schema.names
+        return names
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows)
+
+    def part(self, start: int, stop: int) -> "ParquetRecords":
+        """Rows *start* to *stop*."""
+        return ParquetRecords(self.batch.slice(start, stop - start), self.output, self.features)
+
+    def request(self) -> tuple[bytes, str]:
+        """As CSV; missing values are empty."""
+        wanted = [name for name in self.names if self.features is None or name in self.features]
+        sink = pa.BufferOutputStream()
+        columns = [_plain(self.batch.column(name)) for name in wanted]
+        arrow_csv.write_csv(pa.table(columns, names=wanted), sink)
+        body: bytes = sink.getvalue().to_pybytes()
+        return body, "text/csv; charset=utf-8"
+
+    def line_of(self, row: int) -> int | None:
+        """A Parquet file has no lines."""
+        return None
+
+    def shown(self, row: int) -> dict[str, Any]:
+        """Values as JSON has them, those it does not have as text."""
+        values: dict[str, Any] = self.batch.slice(row, 1).to_pylist()[0]
+        return {
+            name: value if value is None or isinstance(value, bool | int | float | str) else str(value)
+            for name, value in values.items()
+        }
+
+    def kept_fields(self, names: Sequence[str]) -> list[bytes]:
+        """As text; null as nothing."""
+        texts = [[self.output.field(text or "") for text in self._texts(name)] for name in names]
+        return [self.output.separator.join(row) for row in zip(*texts, strict=True)]
+
+    def kept_members(self, names: Sequence[str], keys: Sequence[bytes]) -> list[bytes]:
+        """Numbers and booleans as such, anything else as text."""
+        columns = [self._json(name) for name in names]
+        return [
+            b",".join(key + value for key, value in zip(keys, row, strict=True)) for row in zip(*columns, strict=True)
+        ]
+
+    def kept_columns(self, names: Sequence[str]) -> pa.Table:
+        """As they are."""
+        return pa.table([self.batch.column(name) for name in names], names=list(names))
+
+    def _texts(self, name: str) -> list[str | None]:
+        texts: list[str | None] = pc.cast(_plain(self.batch.column(name)), pa.string()).to_pylist()
+        return texts
+
+    def _json(self, name: str) -> list[bytes]:
+        texts = self._texts(name)
+        kind = self.batch.schema.field(name).type
+        bare = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind)
+        return [_json_value(text, bare=bare) for text in texts]
+
+
+def _json_value(text: str | None, *, bare: bool) -> bytes:
+    if text is None or (bare and text in ("nan", "inf", "-inf")):
+        return b"null"
+    return text.encode() if bare else json_text(text)
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """A column that can be written as text: dictionaries decoded, nested values as Python shows them."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+        return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+    return column
+
+
+@dataclass(frozen=True)
+class ParquetWriter:
+    """Scored rows as Arrow blocks, each led by its length."""
+
+    texts: frozenset[int]
+
+    def opening(self, layout: Layout) -> bytes:
+        """Nothing: every block has its schema."""
+        return b""
+
+    def rows(
+        self,
+        layout: Layout,
+        records: Records,
+        answers: Sequence[bytes | None],
+        problems: Mapping[int, str],
+        first_row: int,
+    ) -> bytes:
+        """One block; arguments as `CsvWriter.rows` has them."""
+        n_rows = len(answers)
+        columns: list[Any] = []
+        if layout.row_id:
+            columns.append(pa.array(range(first_row, first_row + n_rows), pa.int64()))
+        if layout.first:
+            columns += records.kept_columns(layout.first).columns
+        cells = [None if answer is None else WIRE.raw_cells(answer) for answer in answers]
+        for place in layout.predictions:
+            raw = [None if row is None or not row[place] else row[place] for row in cells]
+            columns.append(self._predictions(place, raw))
+        if layout.status:
+            columns.append(pa.array([problems.get(row, "OK") for row in range(n_rows)], pa.string()))
+        if layout.kept:
+            columns += records.kept_columns(layout.kept).columns
+        table = pa.table(columns, names=list(layout.names))
+        if problems and not layout.status:
+            table = table.filter(pa.array([row not in problems for row in range(n_rows)]))
+        return _block(table.combine_chunks())
+
+    def _predictions(self, place: int, raw: Sequence[bytes | None]) -> pa.Array:
+        if place in self.texts:
+            return pa.array([None if text is None else WIRE.cells(text)[0] for text in raw], pa.string())
+        return pa.array([None if text is None else float(text) for text in raw], pa.float64())
+
+
+def _block(table: pa.Table) -> bytes:
+    if not table.num_rows:
+        return b""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return _LENGTH.pack(len(data)) + data
+
+
+class _Sink(io.RawIOBase):
+    """Takes bytes in order; they leave it in between."""
+
+    def __init__(self) -> None:
+        self._taken: list[bytes] = []
+        self._place = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def write(self, data: Any) -> int:
+        taken = bytes(data)
+        self._taken.append(taken)
+        self._place += len(taken)
+        return len(taken)
+
+    def drained(self) -> bytes:
+        data = b"".join(self._taken)
+        self._taken.clear()
+        return data
+
+
+class ParquetFile:
+    """Turns the blocks of `ParquetWriter` into a Parquet file, in whatever pieces they come."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._tables: list[pa.Table] = []
+        self._rows = 0
+        self._sink = _Sink()
+        self._writer: pq.ParquetWriter | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """Take blocks; what the file has more for them."""
+        self._held += data
+        for table in self._whole():
+            self._tables.append(table)
+            self._rows += table.num_rows
+        while self._rows >= GROUP_ROWS:
+            self._write_group(GROUP_ROWS)
+        return self._sink.drained()
+
+    def close(self) -> bytes:
+        """The rest of the file."""
+        if self._rows:
+            self._write_group(self._rows)
+        if self._writer is not None:
+            self._writer.close()
+        return self._sink.drained()
+
+    def _whole(self) -> Iterator[pa.Table]:
+        while len(self._held) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._held)[0]
+            if len(self._held) < end:
+                return
+            data = bytes(self._held[_LENGTH.size : end])
+            del self._held[:end]
+            yield pa.ipc.open_stream(data).read_all()
+
+    def _write_group(self, n_rows: int) -> None:
+        try:
+            table = pa.concat_tables(self._tables)
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self._sink, table.schema)
+            self._writer.write_table(table.slice(0, n_rows).combine_chunks(), row_group_size=GROUP_ROWS)
+        except (pa.ArrowException, ValueError) as exc:
+            raise OutputError(f"rows of different types cannot stand in one Parquet file: {exc}") from exc
+        self._tables = [table.slice(n_rows)]
+        self._rows -= n_rows

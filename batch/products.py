@@ -1,0 +1,86 @@
+"""
+One file of the output while it grows.
+
+Its bytes go to a spool first. On a local disk the spool lies beside the final name and is renamed to it in the end;
+elsewhere the bytes go to the store at the same time, through what makes the stored file of them (gzip, Parquet). A
+continued run replays the spool into a new file of the store, so nothing is scored again and the file is the same.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anyio import to_thread
+
+from batch.errors import OutputError
+from batch.formats.streams import AsItIs, Finish
+from batch.ports import Output, Write
+from batch.spool import Spool
+from batch.state import State
+
+
+@dataclass
+class Product:
+    """A file that is written in order."""
+
+    number: int
+    name: str | None
+    """Below an output that is a directory; None: the output itself."""
+    spool: Spool
+    state: State
+    final: Path | None
+    """Where the spool is renamed to; None: *write* takes the bytes."""
+    write: Write | None = None
+    finish: Finish = field(default_factory=AsItIs)
+
+    async def stored(self, data: bytes) -> None:
+        """Hand what was spooled to the store as well."""
+        if self.write is not None and (made := self.finish.feed(data)):
+            await self.write(made)
+
+    async def close(self) -> None:
+        """All is written: publish what is on this machine; a store publishes when its file is left."""
+        await to_thread.run_sync(self.spool.sync)
+        if self.write is not None and (made := self.finish.close()):
+            await self.write(made)
+        self.state.note({"publishing": self.number}, sync=True)
+        if self.final is not None:
+            await to_thread.run_sync(self._rename, self.final)
+
+    def _rename(self, final: Path) -> None:
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            self.spool.path.rename(final)
+            directory = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as exc:
+            raise OutputError(f"{final}: {(exc.strerror or str(exc)).lower()}") from exc
+
+
+@asynccontextmanager
+async def open_product(
+    output: Output, state: State, number: int, name: str | None, finish: Finish
+) -> AsyncIterator[Product]:
+    """
+    Product *number*, with all that an earlier run had of it; leaving normally publishes it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    done = state.done.get(number)
+    final = output.local_path(name) if isinstance(finish, AsItIs) else None
+    spool = Spool(state.spool_path(number), done.spool.length if done else 0)
+    async with AsyncExitStack() as stack:
+        stack.callback(spool.close)
+        product = Product(number, name, spool, state, final, finish=finish)
+        if final is None:
+            product.write = await stack.enter_async_context(output.open_file(name))
+            for block in spool.blocks():
+                await product.stored(block)
+        yield product
+        await product.close()
