@@ -182,8 +182,11 @@ class Scorer:
             raise ModelUnavailable(f"the prediction took longer than {self._timeout:g} s") from None
 
     def _rows(self, order: Order) -> Rows:
-        with self._associated(order):
-            rows = order.rows(self._codecs, self._keep(order))
+        if self._association is None:
+            rows = order.rows(self._codecs, order.options.keep)
+        else:
+            with self._associated(order):
+                rows = order.rows(self._codecs, self._keep(order))
         rows.kept = self._kept(order, rows.kept)
         return rows
 
