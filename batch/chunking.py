@@ -16,7 +16,7 @@ FIRST_LOOK: Final = 64 * 1024
 
 
 class RecordTooLong(ValueError):
-    """No end of a record within `MAX_RECORD`: not a table, or a quote that is never closed."""
+    """No end of a record, within `MAX_RECORD` or at all: not a table, or a quote that is never closed."""
 
 
 class Boundaries(Protocol):
@@ -69,6 +69,8 @@ class Cutter:
             data = self._all()
             end = self._end_in(data, min(window, len(data)), count)
             if not end and self._ended and window >= self._held:
+                if self._boundaries.end_of_last(data + b"\n", self._held + 1) <= self._held:
+                    raise RecordTooLong("a quote is opened and never closed")
                 end = self._held
             if end:
                 self._window = 0

@@ -135,8 +135,6 @@ def _not_available(job: Job) -> Iterator[str]:
     for name, store in (("intake_settings", job.intake_settings), ("output_settings", job.output_settings)):
         if store.type in DATABASES:
             yield f"{name}.type: {store.type} is not available yet"
-        if store.partition_columns:
-            yield f"{name}.partition_columns: not available yet"
 
 
 def _wrong_arguments(

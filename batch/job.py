@@ -192,12 +192,22 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     partition_columns: Annotated[
         tuple[str, ...],
         key(
-            "Columns whose values name the directories of a Parquet output. Not available yet.",
+            "Columns whose values name the directories of a Parquet output, and which its files leave out.",
             wanted="a list of column names",
         ),
     ] = ()
     settings: msgspec.Struct
     """An ``IntakeSettings`` or ``OutputSettings`` of the adapter."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, as its settings say it; nothing for a database."""
+        return str(getattr(self.settings, "path", None) or getattr(self.settings, "url", ""))
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it has many files."""
+        return self.place.endswith("/")
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,6 +62,8 @@ class Done:
     """Whether all before this was on disk when it was written."""
     answer: Sequence[str]
     """Columns of the server's answers."""
+    model: str | None = None
+    """What the answers said of their model."""
 
     def entry(self) -> dict[str, Any]:
         """As it stands in the journal."""

@@ -26,6 +26,8 @@ class OutputOptions:
     probability_classes: Sequence[str] = ()
     remapping: Mapping[str, str | None] | None = None
     """Output name -> another, or None to leave the column out."""
+    partitions: Sequence[str] = ()
+    """Output names that directories are made of; at least one column is left for the files."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,23 @@ def layout_for(answer: Sequence[str], columns: Sequence[str], options: OutputOpt
     raw = [*[ROW_ID] * row_id, *first, *(answer[place] for place in places), *[STATUS] * status, *kept]
     if unknown := [name for name in remapping if name not in {*raw, *answer, *columns, STATUS, ROW_ID}]:
         raise JobError(f"column_names_remapping: no such column in the output: {', '.join(map(repr, unknown))}")
+    if not raw:
+        raise JobError("column_names_remapping: leaves no column in the output")
     names = tuple(remapping.get(name) or name for name in raw)
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise JobError(
             f"output columns that would stand there twice: {', '.join(map(repr, twice))}; "
             "rename or remove one with column_names_remapping"
         )
+    _check_partitions(options.partitions, names)
     return Layout(names, places, places == tuple(range(len(answer))), first, kept, row_id, status)
+
+
+def _check_partitions(partitions: Sequence[str], names: Sequence[str]) -> None:
+    if unknown := [name for name in partitions if name not in names]:
+        raise JobError(f"output_settings.partition_columns: not in the output: {', '.join(map(repr, unknown))}")
+    if partitions and set(partitions) == set(names):
+        raise JobError("output_settings.partition_columns: no column is left for the files")
 
 
 def _prediction_places(answer: Sequence[str], options: OutputOptions) -> list[int]:

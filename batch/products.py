@@ -7,8 +7,8 @@ continued run replays the spool into a new file of the store, so nothing is scor
 """
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,23 +64,36 @@ class Product:
 
 @asynccontextmanager
 async def open_product(
-    output: Output, state: State, number: int, name: str | None, finish: Finish
+    output: Output, state: State, number: int, name: str | None, finish: Finish, partitions: Sequence[str] = ()
 ) -> AsyncIterator[Product]:
     """
     Product *number*, with all that an earlier run had of it; leaving normally publishes it.
+
+    Args:
+        partitions: columns that part it into many Parquet files of *output*; *finish* has nothing to do then.
 
     Raises:
         OutputError: it cannot be written.
     """
     done = state.done.get(number)
-    final = output.local_path(name) if isinstance(finish, AsItIs) else None
+    final = output.local_path(name) if isinstance(finish, AsItIs) and not partitions else None
     spool = Spool(state.spool_path(number), done.spool.length if done else 0)
     async with AsyncExitStack() as stack:
         stack.callback(spool.close)
         product = Product(number, name, spool, state, final, finish=finish)
         if final is None:
-            product.write = await stack.enter_async_context(output.open_file(name))
+            product.write = await stack.enter_async_context(_opened(output, state, name, partitions))
             for block in spool.blocks():
                 await product.stored(block)
         yield product
         await product.close()
+
+
+def _opened(
+    output: Output, state: State, name: str | None, partitions: Sequence[str]
+) -> AbstractAsyncContextManager[Write]:
+    if not partitions:
+        return output.open_file(name)
+    from batch.partitions import open_partitions  # not before: pyarrow takes its time
+
+    return open_partitions(output, state.directory / "partitions", partitions)

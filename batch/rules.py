@@ -123,8 +123,18 @@ def _same_place(job: Job) -> Problems:
 def _partitioned(job: Job) -> Problems:
     if job.intake_settings.partition_columns:
         yield "intake_settings.partition_columns", "only in output_settings"
-    if job.output_settings.partition_columns and job.output_settings.format != "parquet":
+    output = job.output_settings
+    if output.partition_columns and output.format != "parquet":
         yield "output_settings.partition_columns", 'only with format "parquet"'
+    elif output.format == "parquet" and output.is_directory != bool(output.partition_columns):
+        wanted = (
+            'required with format "parquet" in a directory'
+            if output.is_directory
+            else "only in a directory: end its path with '/'"
+        )
+        yield "output_settings.partition_columns", wanted
+    if len(set(output.partition_columns)) < len(output.partition_columns):
+        yield "output_settings.partition_columns", "a column stands in it twice"
 
 
 def _jdbc(job: Job) -> Problems:

@@ -1,5 +1,6 @@
 """What one run knows and learns: its job, the server, how large requests may be."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ class Run:
             probabilities=job.include_probabilities,
             probability_classes=job.include_probabilities_classes,
             remapping=job.column_names_remapping,
+            partitions=job.output_settings.partition_columns,
         )
 
     async def source(self, intake: Intake, number: int) -> Source:
@@ -83,6 +85,10 @@ class Run:
             self.job.intake_settings.format, self.dialect, settings.encoding, settings.header, self.dialect, features
         )
         source = await open_source(intake, number, reading, self.size)
+        if twice := sorted(name for name, times in Counter(source.names).items() if times > 1):
+            raise IntakeError(
+                f"{intake.files[number].name}: columns that stand there twice: {', '.join(map(repr, twice))}"
+            )
         if source.names and self.job.intake_settings.format != "jsonl":
             missing = [name for name in features or () if name not in source.names]
             if missing:

@@ -27,7 +27,7 @@ from batch.report import Report
 from batch.run import Run, RunOptions
 from batch.settings import Credentials
 from batch.state import open_state
-from batch.state_place import state_directory
+from batch.state_place import check_place_for_errors, state_directory
 from batch.writing import Writing
 
 __all__ = ["RunOptions", "http_client", "run_job"]
@@ -93,6 +93,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
 async def _reported(run: Run) -> Report:
     """Do it, and tell."""
     began = monotonic()
+    check_place_for_errors(run.job, run.credentials.root)
     intake_module = adapter_for(run.job.intake_settings.type)
     async with intake_module.open_intake(run.job.intake_settings.settings, run.credentials) as intake:
         run.info = await run.server.info()

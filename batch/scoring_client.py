@@ -25,7 +25,7 @@ from batch.retries import AGAIN, LONGEST_WAIT, ONCE_MORE, RetryPolicy, retry_aft
 TOO_LARGE: Final = 413
 ROWS_AT_FAULT: Final = frozenset({400, TOO_LARGE, 422, 500})
 """Statuses that say something of the rows, so that fewer rows may fare better."""
-MODEL_HEADER: Final = "x-model-checksum"
+MODEL_HEADER: Final = "x-model-id"
 SHOWN_TEXT: Final = 500
 HEADERS: Final = {"accept": "text/csv", "accept-encoding": "identity"}
 
@@ -101,7 +101,9 @@ class ScoringClient:
         self._parameters: list[tuple[str, Any]] = list(parameters)
         self._retry = retry
         self._timeout = request_timeout
-        self._seen: tuple[str | None, tuple[str, ...]] | None = None
+        self._columns: tuple[str, ...] | None = None
+        self.model: str | None = None
+        """The model of all answers, where the server tells; set by a continued run to that of the run before."""
         self.traffic = Traffic()
 
     async def info(self) -> dict[str, Any] | None:
@@ -147,11 +149,10 @@ class ScoringClient:
 
     def _watch_model(self, model: str | None, answer: Answer) -> None:
         """All answers must be of one model, as far as they tell."""
-        before, now = self._seen or (model, answer.names), (model, answer.names)
-        for old, new in zip(before, now, strict=True):
-            if old != new:
+        for old, new in ((self.model, model), (self._columns, answer.names)):
+            if old is not None and old != new:
                 raise ModelChanged(f"{self._endpoint}: the model changed while the job ran: {old} became {new}")
-        self._seen = now
+        self.model, self._columns = model, answer.names
 
     def _url(self, page: str) -> str:
         return f"{self._endpoint}{self._place}{page}"

@@ -45,7 +45,8 @@ def _timeseries(settings: TimeseriesSettings | None, now: datetime) -> list[tupl
         ("forecastPoint", point),
         ("predictionsStartDate", settings.predictions_start_date),
         ("predictionsEndDate", settings.predictions_end_date),
-        ("relaxKnownInAdvanceFeaturesCheck", settings.relax_known_in_advance_features_check or None),
+        # also when false: so a server whose model is no time series model says so
+        ("relaxKnownInAdvanceFeaturesCheck", settings.relax_known_in_advance_features_check),
     ]
 
 

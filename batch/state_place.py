@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from batch.errors import OutputError
 from batch.job import Job
 
 DEFAULT: Final = Path(".prediction-api-batch")
@@ -16,13 +18,34 @@ def state_directory(job: Job, asked_for: Path | None) -> Path:
     """
     Beside a local file, so that the result can be renamed to its name; else below *asked_for*.
 
-    A local output ignores *asked_for* unless it lies on another file system anyway.
+    A local output ignores *asked_for*. Where it is a link, beside means beside what the link leads to.
+
+    Raises:
+        OutputError: there is no directory for the output, and none is made for a misspelt path.
     """
     output = job.output_settings
     path = getattr(output.settings, "path", None)
     if path is not None and output.type in ("filesystem", "localFile"):
-        place = Path(path)
+        place = Path(os.path.realpath(path))
+        if not place.parent.is_dir():
+            raise OutputError(f"{path}: no such file or directory: {place.parent}")
         return place / ".resume" if str(path).endswith("/") else place.with_name(f".{place.name}.resume")
     settings = msgspec.to_builtins(output.settings)
     text = json.dumps([output.type, output.format, settings], sort_keys=True, default=str)
     return (asked_for or DEFAULT) / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_place_for_errors(job: Job, root: Path | None) -> None:
+    """
+    See before the work, not after it, whether ``errors.path`` can be written.
+
+    Raises:
+        OutputError: it cannot, or lies outside of *root*.
+    """
+    if job.errors is None or job.errors.path is None:
+        return
+    name, place = job.errors.path, Path(os.path.realpath(job.errors.path))
+    if root is not None and not place.is_relative_to(os.path.realpath(root)):
+        raise OutputError(f"errors.path: {name}: lies outside of PREDICTION_API_BATCH_ROOT, {root}")
+    if place.is_dir() or not os.access(place.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"errors.path: {name}: cannot be written")

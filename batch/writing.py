@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from anyio import to_thread
 
@@ -21,7 +21,7 @@ from batch.errors import (
     TooManyErrors,
 )
 from batch.formats import Writer, finish_for, writer_for
-from batch.formats.streams import is_gzip
+from batch.formats.streams import AsItIs, is_gzip
 from batch.isolation import Outcome, Problem, score_all
 from batch.journal import Done
 from batch.layout import Layout, layout_for
@@ -54,6 +54,7 @@ class Writing:
         counts = run.counts
         counts.bytes_total = _total(intake)
         if state.last:
+            run.server.model = state.last.model
             counts.rows_read = counts.rows_before = state.last.read
             counts.rows_scored, counts.rows_failed = state.last.scored, state.last.failed
             done = sum(file.size or 0 for file in islice(intake.files, state.last.file))
@@ -63,7 +64,7 @@ class Writing:
         """Write, check and publish every file of the output; their names."""
         run, settings = self.run, self.run.job.output_settings
         try:
-            single = not _is_directory(settings.settings)
+            single = not settings.is_directory or bool(settings.partition_columns)
             groups = [range(len(self.intake.files))] if single else [[n] for n in range(len(self.intake.files))]
             names = [None] if single else [f"part-{n:05d}.{settings.format}" for n in range(len(groups))]
             if set(range(len(groups))) - self.state.published:
@@ -74,14 +75,15 @@ class Writing:
                         if number not in self.state.published:
                             await self._product(output, number, names[number], list(files))
             await to_thread.run_sync(self._publish_errors)
-            return [name or _place(settings.settings) for name in names]
+            return [name or settings.place for name in names]
         finally:
             self.errors.close()
 
     async def _product(self, output: Output, number: int, name: str | None, files: Sequence[int]) -> None:
         run, settings = self.run, self.run.job.output_settings
-        finish = finish_for(settings.format, name or _place(settings.settings))
-        async with open_product(output, self.state, number, name, finish) as product:
+        parted = settings.partition_columns
+        finish = AsItIs() if parted else finish_for(settings.format, name or settings.place)
+        async with open_product(output, self.state, number, name, finish, parted) as product:
             done = self.state.done.get(number)
             async with aclosing(self._chunks(files, done)) as chunks:
                 await run_pipeline(
@@ -212,6 +214,7 @@ class Writing:
             errors=self.errors.mark(),
             synced=synced,
             answer=self.answer,
+            model=self.run.server.model,
         )
         self.state.note(done.entry(), sync=synced)
 
@@ -269,12 +272,3 @@ def _total(intake: Intake) -> int | None:
     sizes = [file.size for file in intake.files]
     zipped = any(is_gzip(file.name) for file in intake.files)  # what is read is counted unzipped
     return None if zipped or None in sizes else sum(size or 0 for size in sizes)
-
-
-def _place(settings: Any) -> str:
-    """Where an output is, as its settings say it."""
-    return str(getattr(settings, "path", None) or getattr(settings, "url", ""))
-
-
-def _is_directory(settings: Any) -> bool:
-    return _place(settings).endswith("/")

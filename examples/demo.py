@@ -1,5 +1,5 @@
 """
-The whole way in one go: train, package, serve, ask, stop; first one model, then many.
+The whole way in one go: train, package, serve, ask, stop; first one model, then many; then a whole file in batch.
 
 Run by `make demo`; with --keep-serving by `make run`. Every line that starts with "$" is a command that you can type
 yourself.
@@ -24,6 +24,7 @@ BIN = Path(sys.executable).parent
 WORK = Path(".demo")
 PACKAGE = WORK / "model" / "diabetes.mlpkg"
 MODELS = WORK / "models"
+PATIENTS = WORK / "all-patients.csv"
 START_LIMIT = 60.0  # seconds
 
 PATIENTS_JSON = """\
@@ -46,7 +47,7 @@ def main() -> int:
     (WORK / "patients.csv").write_text(PATIENTS_CSV)
 
     say("1. Train a scikit-learn pipeline and package it")
-    run("python", str(HERE / "train.py"), str(PACKAGE))
+    run("python", str(HERE / "train.py"), str(PACKAGE), str(PATIENTS))
     run("prediction-api", "package", "inspect", str(PACKAGE))
 
     say("2. Serve the package")
@@ -63,7 +64,7 @@ def main() -> int:
     finally:
         say("4. Stop it")
         code = stop(server)
-    return code or serve_many(port)
+    return code or serve_many(port) or score_table()
 
 
 def serve_many(port: int) -> int:
@@ -84,6 +85,23 @@ def serve_many(port: int) -> int:
         say("6. Stop it")
         code = stop(server)
     return code
+
+
+def score_table() -> int:
+    """A whole file in one command, with a server of its own; the exit code is the command's."""
+    say("7. Score a whole file in batch")
+    job, result = WORK / "job.json", WORK / "scored.csv"
+    definition = {
+        "intake_settings": {"type": "filesystem", "path": str(PATIENTS)},
+        "output_settings": {"type": "filesystem", "path": str(result)},
+        "passthrough_columns": ["patient"],
+    }
+    job.write_text(json.dumps(definition, indent=2) + "\n")
+    print(f"$ cat {job}\n{job.read_text()}", end="")
+    run("prediction-api", "batch", str(job), "--serve", str(PACKAGE))
+    print("$ head -5", result)
+    print("".join(result.read_text().splitlines(keepends=True)[:5]), end="")
+    return 0
 
 
 def ask(port: int) -> None:

@@ -1,5 +1,5 @@
 """
-Train a scikit-learn pipeline and put it into a package:  python examples/train.py diabetes.mlpkg
+Train a scikit-learn pipeline and put it into a package:  python examples/train.py diabetes.mlpkg [patients.csv]
 
 The data came with scikit-learn: 442 patients, ten measurements, and how far their diabetes had progressed a year later.
 The model says whether it progresses faster than it did for half of them.
@@ -21,8 +21,8 @@ BLOOD = {"s1": "chol", "s2": "ldl", "s3": "hdl", "s4": "chol_ratio", "s5": "log_
 NUMBERS = ["age", "bmi", "bp", *BLOOD.values()]
 
 
-def train(package: Path) -> None:
-    """Write the trained model to *package*."""
+def train(package: Path, table: Path | None = None) -> None:
+    """Write the trained model to *package*, and the patients themselves to *table*."""
     patients = load_diabetes(as_frame=True, scaled=False).frame.rename(columns=BLOOD)
     # The two sexes come coded 1 and 2: a category, not a quantity.
     patients["sex"] = patients["sex"].astype(int).map({1: "sex 1", 2: "sex 2"})
@@ -37,7 +37,9 @@ def train(package: Path) -> None:
     )
     model.fit(patients[["sex", *NUMBERS]], patients["fast"])
     create_package(package, model, patients, target="fast", positive_class="yes", name="Diabetes progression")
+    if table is not None:
+        patients.drop(columns="fast").to_csv(table, index_label="patient")
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]))
+    train(*map(Path, sys.argv[1:3]))

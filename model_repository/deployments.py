@@ -47,6 +47,7 @@ from model_repository.mlpkg import CheckSignature, Package
 from model_repository.repository import Model, model_from, verify_model
 from model_repository.signing import TrustedKeys
 from model_repository.uploads import Outcome, Store, Upload
+from model_repository.watching import NoWatch, Watch, WatchedRuntime
 
 LEAST_SEARCH_SECONDS: Final = 1.0
 """How often names that nobody has may make us search the configurations of an unchanged root."""
@@ -106,6 +107,7 @@ class Repository(Generic[D]):
         trusted_keys: TrustedKeys | None = None,
         store: Store | None = None,
         patience: float = 60.0,
+        watch: Watch | None = None,
     ) -> None:
         """
         Args:
@@ -118,6 +120,7 @@ class Repository(Generic[D]):
             trusted_keys: if given, packages that none of them signed are unavailable.
             store: takes uploads and deletes; without one there are none.
             patience: seconds that `get` waits for a load; it goes on without those who gave up.
+            watch: knows which packages end processes, and is told what runs.
         """
         self._root = str(root)
         self._build = build
@@ -127,6 +130,7 @@ class Repository(Generic[D]):
         self._check_signature: CheckSignature | None = trusted_keys.check if trusted_keys is not None else None
         self._store = store
         self._patience = patience
+        self._watch: Watch = watch if watch is not None else NoWatch()
         self._cache: ModelCache[_Deployed[D]] = ModelCache(places)
         self._seen: dict[str, _Seen] = {}
         self._preloaded: dict[str, tuple[Snapshot, Loaded]] = {}
@@ -252,6 +256,8 @@ class Repository(Generic[D]):
         snapshot = self._current(name)
         if snapshot.problem is not None:
             raise ModelUnavailable(f"deployment {name!r}: {snapshot.problem}")
+        if verdict := self._verdict(snapshot):
+            raise ModelUnavailable(f"deployment {name!r}: {verdict}")
         held = self._cache.held(name, snapshot.version)
         if held is not None:
             return Found(held.deployment, cache_hit=True), held.loaded.config
@@ -337,8 +343,18 @@ class Repository(Generic[D]):
             if previous is not None and previous.package_key == package_key:
                 packaged = previous.packaged
             else:
-                packaged = model_from(package, pickle_allowed=self._pickle_allowed)
+                packaged = self._watched(package, snapshot.id, package_key)
         return Loaded(snapshot.id, packaged, config, packaged, package_key)
+
+    def _watched(self, package: Package, name: str, key: FileKey) -> Model:
+        with self._watch.running(name, key):
+            model = model_from(package, pickle_allowed=self._pickle_allowed)
+        if model.path == "compiled":  # plain data, checked
+            return model
+        return replace(model, runtime=WatchedRuntime(model.runtime, self._watch, name, key))
+
+    def _verdict(self, snapshot: Snapshot) -> str | None:
+        return self._watch.verdict(snapshot.id, snapshot.package_key) if snapshot.package_key is not None else None
 
     async def _holder_of(self, deployment_id: str) -> str | None:
         """
@@ -361,10 +377,10 @@ class Repository(Generic[D]):
     def _with_state(self, snapshot: Snapshot, entry: Entry) -> Entry:
         if entry.state == "unavailable":
             return entry
+        if reason := self._verdict(snapshot) or self._cache.failure(snapshot.id, snapshot.version):
+            return replace(entry, state="unavailable", reason=reason)
         if self._cache.holds(snapshot.id, snapshot.version):
             return replace(entry, state="loaded")
-        if reason := self._cache.failure(snapshot.id, snapshot.version):
-            return replace(entry, state="unavailable", reason=reason)
         return entry
 
     def _changed_store(self) -> Store:

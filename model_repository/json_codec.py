@@ -30,6 +30,10 @@ PIECE_BYTES: Final = 512 * 1024
 FREE_CELLS: Final = 1_000_000
 """So many kept values may be absent; beyond, there must be a byte of the body for each."""
 
+MOST_CONTAINERS: Final = 200_000
+MOST_VALUES: Final = 2_000_000
+"""In a piece that has to be built whole; usual pieces have fewer by their size alone."""
+
 _OPENING: Final = re.compile(rb"[ \t\r\n]*\[")
 _CUT: Final = re.compile(rb"\}[ \t\r\n]*(,)(?=[ \t\r\n]*\{)")
 _TOO_LARGE: Final = re.compile(r"Number out of range - at `\$\[(\d+)\]\.(.*)`", re.DOTALL)
@@ -235,11 +239,19 @@ def _opened(data: memoryview) -> int:
 
 
 def _records(piece: Any, first_row: int) -> list[Record]:
+    _refuse_bomb(piece)
     records: list[Record] = orjson.loads(piece)
     for row, record in enumerate(records, first_row):
         if not isinstance(record, dict):
             raise MalformedBody(f"{_EXPECTED}, row {row} is not an object")
     return records
+
+
+def _refuse_bomb(piece: Any) -> None:
+    """Small in bytes and huge in memory: a list costs 30 times its two brackets, and decoding them holds the GIL."""
+    content = bytes(piece)
+    if content.count(b"[") + content.count(b"{") > MOST_CONTAINERS or content.count(b",") > MOST_VALUES:
+        raise MalformedBody(f"{_EXPECTED}; found one value that nests more than {MOST_CONTAINERS} others")
 
 
 def _refuse_too_large(refusal: Exception, first_row: int) -> None:

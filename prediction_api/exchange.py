@@ -46,6 +46,7 @@ class Exchange:
         "cache_hit",
         "closing",
         "headers",
+        "model_id",
         "request_id",
         "route",
         "rows",
@@ -64,6 +65,8 @@ class Exchange:
         self.bytes_sent = 0
         self.rows = 0
         self.cache_hit: bool | None = None
+        self.model_id: str | None = None
+        """Of the package that scores."""
         self.closing = False
         """Whether the connection ends with this answer."""
         length = self.headers.get(b"content-length")
@@ -119,6 +122,8 @@ class Exchange:
         ]
         if self.cache_hit is not None:
             headers.append((b"x-datarobot-model-cache-hit", b"true" if self.cache_hit else b"false"))
+        if self.model_id is not None:
+            headers.append((b"x-model-id", self.model_id.encode("ascii")))
         if self.closing:
             headers.append((b"connection", b"close"))
         await self._send({**message, "headers": headers})

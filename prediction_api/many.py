@@ -18,6 +18,7 @@ from prediction_api.deployments import Deployment
 from prediction_api.gate import Gate
 from prediction_api.management import Management
 from prediction_api.monitoring import CounterBoard, Counters
+from prediction_api.quarantine import Quarantine
 from prediction_api.routes import Endpoints
 from prediction_api.scoring import AssociationId, Lanes, Scorer
 from prediction_api.settings import PREFIX, Settings
@@ -38,6 +39,7 @@ def prepare_many(root: Path, settings: Settings, keys: TrustedKeys | None) -> Pr
         logger.warning("%s", warning)
     store = _store(root, settings, keys) if settings.model_management_enabled else None
     deployer = Deployer(settings)
+    quarantine = Quarantine(settings.workers)
     repository = Repository(
         root,
         build=deployer,
@@ -47,6 +49,7 @@ def prepare_many(root: Path, settings: Settings, keys: TrustedKeys | None) -> Pr
         trusted_keys=keys,
         store=store,
         patience=settings.request_timeout,
+        watch=quarantine,
     )
     counters = CounterBoard(settings.workers)
     if settings.preload_models_enabled:
@@ -54,11 +57,12 @@ def prepare_many(root: Path, settings: Settings, keys: TrustedKeys | None) -> Pr
     logger.info("serving the deployments of %s", root)
 
     def build_app(state: ServerState, slot: int) -> ASGIApp:
+        quarantine.enter(slot)
         repository.finish_preload()
         deployer.counters = counters.for_worker(slot)
         return create_app_of_many(repository, settings, state=state, counters=deployer.counters)
 
-    return Prepared(build_app, () if store is None else store.validator.descriptors)
+    return Prepared(build_app, () if store is None else store.validator.descriptors, quarantine.judge)
 
 
 class Deployer:

@@ -184,6 +184,7 @@ class Endpoints:
         found = await self.source.get(request.path_params.get("model_id", THE_ONE))
         exchange.cache_hit = found.cache_hit
         deployment = found.deployment
+        exchange.model_id = deployment.model.manifest.model_id
         options = options_from(scope["query_string"], deployment.model.manifest.target, explanations=explanations)
         body = await read_body(request.receive, form, gzip=gzip, length=length, limit=self.settings.max_body_bytes)
         order = Order(body.data, body.form, answer, options)

@@ -121,7 +121,7 @@ class _Server:
         gc.collect()
         gc.freeze()
         self._build_app = prepared.build_app
-        return supervisor.run(self._work, self._say_ready, prepared.keep_open)
+        return supervisor.run(self._work, self._say_ready, prepared.keep_open, prepared.judge)
 
     def _work(self, slot: int, line: Line) -> int:
         """A worker's whole life."""

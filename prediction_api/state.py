@@ -80,6 +80,10 @@ BuildApp = Callable[[ServerState, int], ASGIApp]
 """Called in worker number so-and-so, after the fork; raises if the worker must not serve."""
 
 
+Judge = Callable[[int], bool]
+"""Called in the parent when worker number so-and-so died; true if a model is to blame, and not the server."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What the parent made for its workers before it forks them."""
@@ -87,3 +91,4 @@ class Prepared:
     build_app: BuildApp
     keep_open: tuple[int, ...] = ()
     """File descriptors that workers need."""
+    judge: Judge = lambda _: False

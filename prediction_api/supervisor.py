@@ -25,7 +25,7 @@ from typing import Final, Literal
 from prediction_api.logs import LineSink
 from prediction_api.processes import Line, Signals, dead_children, fork, how_it_ended, kill, usage_of
 from prediction_api.settings import Settings
-from prediction_api.state import Board
+from prediction_api.state import Board, Judge
 
 logger: Final = logging.getLogger(__name__)
 
@@ -121,17 +121,25 @@ class Supervisor:
         pid, line = fork(self._keep_door, keep_open=(self._listener.fileno(),))
         self._adopt(Child(pid, line, None, "serving", time.monotonic()))
 
-    def run(self, work: Work, on_ready: Callable[[], None], keep_open: tuple[int, ...] = ()) -> int:
+    def run(
+        self,
+        work: Work,
+        on_ready: Callable[[], None],
+        keep_open: tuple[int, ...] = (),
+        judge: Judge = lambda _: False,
+    ) -> int:
         """
         Supervise until SIGTERM, SIGINT, or a start that fails.
 
         Args:
             on_ready: called when the first worker serves.
             keep_open: file descriptors that workers need beside the listening socket.
+            judge: says of a death whether a model is to blame, which then cannot cause many more.
         """
         self._work = work
         self._keep_open = (self._listener.fileno(), *keep_open)
         self._on_ready = on_ready
+        self._judge = judge
         self._signals.catch(self._selector)
         self._on_tick(time.monotonic())
         while self._children or self._deadline is None:
@@ -186,9 +194,11 @@ class Supervisor:
         if child.slot is None or self._deadline is not None:
             return
         reason = child.reason or how_it_ended(status)
-        if self._was_ready:
+        blames_model = self._judge(child.slot)
+        if self._was_ready or blames_model:
             logger.error("worker %d, process %d, died: %s", child.slot, pid, reason)
-            self._mourn()
+            if not blames_model:
+                self._mourn()
         else:
             logger.error("cannot start: %s", reason)
             self._status = 1

@@ -51,6 +51,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
+def test_named_tests_exist() -> None:
+    named = re.findall(r"`(tests/\S+?\.py)::(\w+)`", (DOCS / "promises.md").read_text())
+    missing = [f"{file}::{name}" for file, name in named if f"def {name}(" not in (ROOT / file).read_text()]
+    assert named
+    assert not missing
+
+
 def test_no_registry_is_named() -> None:
     """Where packages come from is the business of whoever installs them."""
     hosts = [

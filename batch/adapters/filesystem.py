@@ -185,7 +185,11 @@ class _Files:
         return block
 
     def _check_unchanged(self, file: SourceFile, source: int) -> None:
-        if _version(os.fstat(source)) != file.version:
+        """Also that the name still means it: a file that is open can be removed or replaced."""
+        status = os.fstat(source)
+        with _translated(IntakeError, self.stem + file.name):
+            named = os.stat(self.stem + file.name)  # noqa: PTH116
+        if _version(status) != file.version or not os.path.samestat(status, named):
             raise IntakeError(f"{self.stem}{file.name}: changed while it was read")
 
 

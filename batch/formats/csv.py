@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batch.dialect import WIRE, Dialect
+from batch.errors import OutputError
 from batch.formats.jsonl import json_text
 from batch.layout import Layout
 from batch.records import Records
@@ -106,7 +107,7 @@ class CsvRecords:
 
         places = self._places(names)
         rows = list(self._cells(places))
-        columns = [pa.array([row[place] for row in rows], pa.string()) for place in places]
+        columns = [pa.array([_whole_text(row[place]) for row in rows], pa.string()) for place in places]
         return pa.table(columns, names=list(names))
 
     def _places(self, names: Sequence[str]) -> list[int]:
@@ -197,10 +198,19 @@ class CsvWriter:
     def _encoded(self, data: bytes) -> bytes:
         if self.encoding == "utf-8":
             return data
-        return data.decode().encode(self.encoding)[len(self._mark()) :]
+        try:
+            return data.decode(errors="surrogateescape").encode(self.encoding)[len(self._mark()) :]
+        except UnicodeEncodeError as exc:
+            text = exc.object[exc.start : exc.end][:20]
+            raise OutputError(f"csv_settings.encoding: {self.encoding} cannot write {text!r}") from exc
 
     def _mark(self) -> bytes:
         return b"" if self.encoding == "utf-8" else "".encode(self.encoding)
+
+
+def _whole_text(cell: str) -> str:
+    """Bytes that are no UTF-8, which no server scores, as question marks: Parquet has no place for them."""
+    return cell if cell.isascii() else cell.encode(errors="replace").decode()
 
 
 def _side_by_side(columns: Sequence[Sequence[bytes]], separator: bytes) -> bytes:

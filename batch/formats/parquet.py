@@ -195,7 +195,7 @@ class ParquetRecords:
         return pa.table([self.batch.column(name) for name in names], names=list(names))
 
     def _texts(self, name: str) -> list[str | None]:
-        texts: list[str | None] = pc.cast(_plain(self.batch.column(name)), pa.string()).to_pylist()
+        texts: list[str | None] = texts_of(self.batch.column(name)).to_pylist()
         return texts
 
     def _json(self, name: str) -> list[bytes]:
@@ -209,6 +209,11 @@ def _json_value(text: str | None, *, bare: bool) -> bytes:
     if text is None or (bare and text in ("nan", "inf", "-inf")):
         return b"null"
     return text.encode() if bare else json_text(text)
+
+
+def texts_of(column: pa.Array) -> pa.Array:
+    """Values as text, null as null."""
+    return pc.cast(_plain(column), pa.string())
 
 
 def _plain(column: pa.Array) -> pa.Array:
@@ -256,7 +261,7 @@ class ParquetWriter:
         table = pa.table(columns, names=list(layout.names))
         if problems and not layout.status:
             table = table.filter(pa.array([row not in problems for row in range(n_rows)]))
-        return _block(table.combine_chunks())
+        return block_of(table.combine_chunks())
 
     def _predictions(self, place: int, raw: Sequence[bytes | None]) -> pa.Array:
         if place in self.texts:
@@ -264,7 +269,8 @@ class ParquetWriter:
         return pa.array([None if text is None else float(text) for text in raw], pa.float64())
 
 
-def _block(table: pa.Table) -> bytes:
+def block_of(table: pa.Table) -> bytes:
+    """Rows as `Blocks` takes them; nothing where there are none."""
     if not table.num_rows:
         return b""
     sink = pa.BufferOutputStream()
@@ -299,33 +305,28 @@ class _Sink(io.RawIOBase):
         return data
 
 
-class ParquetFile:
-    """Turns the blocks of `ParquetWriter` into a Parquet file, in whatever pieces they come."""
+class Blocks:
+    """Gathers the blocks of `ParquetWriter`, in whatever pieces they come, to groups of `GROUP_ROWS` rows."""
 
     def __init__(self) -> None:
         self._held = bytearray()
         self._tables: list[pa.Table] = []
         self._rows = 0
-        self._sink = _Sink()
-        self._writer: pq.ParquetWriter | None = None
 
-    def feed(self, data: bytes) -> bytes:
-        """Take blocks; what the file has more for them."""
+    def feed(self, data: bytes) -> None:
+        """Take more."""
         self._held += data
         for table in self._whole():
             self._tables.append(table)
             self._rows += table.num_rows
-        while self._rows >= GROUP_ROWS:
-            self._write_group(GROUP_ROWS)
-        return self._sink.drained()
 
-    def close(self) -> bytes:
-        """The rest of the file."""
-        if self._rows:
-            self._write_group(self._rows)
-        if self._writer is not None:
-            self._writer.close()
-        return self._sink.drained()
+    def group(self) -> pa.Table | None:
+        """The next whole group; None: not yet."""
+        return self._taken(GROUP_ROWS) if self._rows >= GROUP_ROWS else None
+
+    def rest(self) -> pa.Table | None:
+        """What makes no whole group; None: nothing."""
+        return self._taken(self._rows) if self._rows else None
 
     def _whole(self) -> Iterator[pa.Table]:
         while len(self._held) >= _LENGTH.size:
@@ -336,13 +337,47 @@ class ParquetFile:
             del self._held[:end]
             yield pa.ipc.open_stream(data).read_all()
 
-    def _write_group(self, n_rows: int) -> None:
+    def _taken(self, n_rows: int) -> pa.Table:
         try:
             table = pa.concat_tables(self._tables)
-            if self._writer is None:
-                self._writer = pq.ParquetWriter(self._sink, table.schema)
-            self._writer.write_table(table.slice(0, n_rows).combine_chunks(), row_group_size=GROUP_ROWS)
         except (pa.ArrowException, ValueError) as exc:
-            raise OutputError(f"rows of different types cannot stand in one Parquet file: {exc}") from exc
+            raise _differing(exc) from exc
         self._tables = [table.slice(n_rows)]
         self._rows -= n_rows
+        return table.slice(0, n_rows).combine_chunks()
+
+
+def _differing(exc: Exception) -> OutputError:
+    return OutputError(f"rows of different types cannot stand in one Parquet file: {exc}")
+
+
+class ParquetFile:
+    """Turns the blocks of `ParquetWriter` into a Parquet file."""
+
+    def __init__(self) -> None:
+        self._blocks = Blocks()
+        self._sink = _Sink()
+        self._writer: pq.ParquetWriter | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """Take blocks; what the file has more for them."""
+        self._blocks.feed(data)
+        while (table := self._blocks.group()) is not None:
+            self._write_group(table)
+        return self._sink.drained()
+
+    def close(self) -> bytes:
+        """The rest of the file."""
+        if (table := self._blocks.rest()) is not None:
+            self._write_group(table)
+        if self._writer is not None:
+            self._writer.close()
+        return self._sink.drained()
+
+    def _write_group(self, table: pa.Table) -> None:
+        try:
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self._sink, table.schema)
+            self._writer.write_table(table, row_group_size=GROUP_ROWS)
+        except (pa.ArrowException, ValueError) as exc:
+            raise _differing(exc) from exc

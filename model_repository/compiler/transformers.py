@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from model_repository.cells import category_text
 from model_repository.compiler.columns import Column, Fitted, Keys, Numbers, Source, States, Texts, elementwise, number
 from model_repository.compiler.errors import NotCompilable
+from model_repository.errors import CannotPackage
 from model_repository.plan import UNARY_OPS, Edges, NumberKeys, Op, StringKeys
 
 _UNKNOWN_TEXT: Final = "\0 a value that no training table holds"
@@ -225,6 +226,11 @@ def _states(column: Column, categories: list[Any], encoder: str) -> tuple[Source
             unknown: Any = marker if closed else _UNKNOWN_TEXT
             return Source(column.input, (), by, len(present) + 2, ()), [*present, marker, unknown]
         case Numbers():
+            if any(isinstance(value, str) for value in present):
+                raise CannotPackage(
+                    f"column {column.name!r}: the sample holds numbers, but {encoder} was fitted on strings; give the "
+                    "sample with the dtypes of the training data (Parquet keeps them, CSV does not)"
+                )
             try:
                 keys = np.array([float(value) for value in present])
             except (TypeError, ValueError) as exc:

@@ -14,11 +14,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from batch.definition import definition_from
 from batch.job import Job
 from batch.retries import RetryPolicy
 from batch.runner import RunOptions
+from tests.conftest import linear_inputs
 
 ROOT = Path(__file__).parent.parent.parent
 CITIES = ("Oslo", "São Paulo", '"quoted"', "two\nlines", "a,b", "", "Bergen")
@@ -63,6 +66,15 @@ def server(binary: Any) -> Iterator[str]:
     """URL of a server with the binary model."""
     port = free_port()
     with serving(binary.path, port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def twin_server(made: Any) -> Iterator[str]:
+    """URL of a server with another model that answers with the same columns as the binary one."""
+    model = make_pipeline(linear_inputs(), LogisticRegression(C=0.01))
+    port = free_port()
+    with serving(made("binary", model, "bought").path, port):
         yield f"http://127.0.0.1:{port}"
 
 

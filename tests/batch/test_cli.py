@@ -157,7 +157,6 @@ def test_a_server_that_does_not_start(command: Any, job_file: Any, tmp_path: Pat
         pytest.param({"prediction_endpoint": None}, [], {}, ["JOB: prediction_endpoint: required, unless --serve starts a server for the job"], id="no server"),
         pytest.param({"intake_settings": {"type": "dataset", "dataset_id": "1"}}, [], {}, [r"JOB: intake_settings.type: type 'dataset' needs the platform; .*"], id="platform"),
         pytest.param({"intake_settings": {"type": "jdbc", "table": "t"}, "jdbc_settings": {"url": "jdbc:pg://h", "class_name": "a", "driver_path": "b"}}, [], {}, ["intake_settings.type: jdbc is not available yet"], id="jdbc"),
-        pytest.param({"output_settings": {"type": "filesystem", "path": "/x/", "format": "parquet", "partition_columns": ["a"]}}, [], {}, ["output_settings.partition_columns: not available yet"], id="partitions"),
         pytest.param({}, [], {"ALLOW_SELF_SIGNED_CERTS": "perhaps"}, ["ALLOW_SELF_SIGNED_CERTS='perhaps': expected .*"], id="variable"),
         pytest.param({}, ["--api_host", "http://h"], {}, ["--api_host: --api_token or PREDICTION_API_BATCH_API_TOKEN is required with it"], id="host without token"),
         pytest.param({}, ["--api_token", "t"], {}, ["--api_token: --api_host is required with it"], id="token without host"),

@@ -194,7 +194,10 @@ STORES = {
         pytest.param({"prediction_warning_enabled": True}, [("predictionWarningEnabled", "true")], id="flag"),
         pytest.param(
             {"timeseries_settings": {"forecast_point_policy": {"configuration": {"offset": "-P2DT5H4M"}}}},
-            [("forecastPoint", (NOW - timedelta(days=2, hours=5, minutes=4)).isoformat())],
+            [
+                ("forecastPoint", (NOW - timedelta(days=2, hours=5, minutes=4)).isoformat()),
+                ("relaxKnownInAdvanceFeaturesCheck", "false"),
+            ],
             id="moving forecast point",
         ),
     ],

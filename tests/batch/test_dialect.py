@@ -129,3 +129,11 @@ def test_an_endless_record_is_refused(count: int | None, block: bytes) -> None:
             fed += len(block)
             assert cutter.take(MIB, count) is None
     assert fed <= 2 * MAX_RECORD
+
+
+@pytest.mark.parametrize("count", [None, 1, 10], ids=["bytes", "a row", "rows"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", ""], ids=["LF", "CRLF", "CR", "no end"])
+def test_a_quote_that_is_never_closed_is_refused_in_a_small_file_too(count: int | None, end: str) -> None:
+    """Or all rows behind it would be one."""
+    with pytest.raises(RecordTooLong, match="never closed"):
+        cut(f'a,b\n1,2\n3,"4\n5,6\n7,8{end}'.encode(), 5, WIRE, 4, count)

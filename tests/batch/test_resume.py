@@ -224,6 +224,33 @@ async def test_a_swap_between_runs_is_noticed(server: str, regression_server: st
             await run(definition(between.url, place, num_concurrent=1))
 
 
+async def test_a_swap_to_a_twin_is_noticed_at_once(server: str, twin_server: str, tmp_path: Path) -> None:
+    """By the id in its answers: the columns are the same, and the first model is back before the end."""
+    place = tmp_path / "job"
+    input_with_bad_rows(place, 200)
+    async with proxy(server) as between:
+        between.arrived = lambda n: setattr(between, "upstream", twin_server if 3 <= n < 12 else server)
+        with pytest.raises(
+            ModelChanged, match=r"the model changed while the job ran: [0-9a-f]{24} became [0-9a-f]{24}"
+        ):
+            await run(definition(between.url, place, num_concurrent=1))
+    assert not (place / "out.csv").exists()
+
+
+async def test_a_continued_run_knows_the_model_of_the_answers(server: str, twin_server: str, tmp_path: Path) -> None:
+    """The pages about the model are still the old one's; its answers are not."""
+    place = tmp_path / "job"
+    input_with_bad_rows(place, 200)
+    async with proxy(server, lambda n: "pass" if n < 30 else "503") as between:
+        job = definition(between.url, place, num_concurrent=1)
+        with pytest.raises(ScoringServerError):
+            await run(job, BROKEN)
+        between.fate = lambda _: "pass"
+        between.arrived = lambda _: setattr(between, "upstream", twin_server)
+        with pytest.raises(ModelChanged):
+            await run(job)
+
+
 SHOWS: Final = "write,fsync,fdatasync,ftruncate,rename,renameat,renameat2,unlink,unlinkat,mkdir,rmdir"
 """System calls that change what is on the disk."""
 ROWS: Final = 60

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from batch.errors import IntakeError, JobError, RowRefused, ScoringServerError, TooManyErrors
+from batch.errors import IntakeError, JobError, OutputError, RowRefused, ScoringServerError, TooManyErrors
 from batch.runner import RunOptions, run_job
 from batch.settings import Credentials
+from batch.state_place import state_directory
 from tests.batch.jobs import HEADER, NO_WAIT, QUICK, csv_text, gold, people_rows, read_csv
 
 NOBODY = Credentials()
+LABELS = ("bought_PREDICTION", "THRESHOLD", "POSITIVE_CLASS")
 
 
 def names_in(place: Path) -> list[str]:
@@ -311,6 +313,9 @@ async def test_missing_columns_are_told_before_anything_is_sent(job_for: Any, tm
         pytest.param({"column_names_remapping": {"nope": "x"}}, "no such column in the output: 'nope'", id="remapping"),
         pytest.param({"include_probabilities_classes": ["maybe"]}, "no class 'maybe'", id="class"),
         pytest.param({"column_names_remapping": {"THRESHOLD": "bought_PREDICTION"}}, "twice: 'bought", id="twice"),
+        pytest.param(
+            {"include_probabilities": False, "column_names_remapping": dict.fromkeys(LABELS)}, "no column", id="none"
+        ),
     ],
 )
 @pytest.mark.parametrize("validate", [True, False], ids=["validate", "run"])
@@ -362,3 +367,84 @@ async def test_a_job_that_did_nothing_leaves_nothing(job_for: Any, tmp_path: Pat
 
     assert names_in(tmp_path) == ["in.csv"]
     assert (await run_job(job_for(), NOBODY, options=QUICK)).rows_scored == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("ID,ID,age,income,city,member\n1,2,3,4,Oslo,true\n", "twice: 'ID'", id="a column twice"),
+        pytest.param('age,income,city,member\n3,4,"Oslo,true\n5,6,x,true\n', "never closed", id="open quote"),
+    ],
+)
+async def test_an_input_that_is_no_table_is_no_bad_row(text: str, message: str, job_for: Any, tmp_path: Path) -> None:
+    """Skipping it would skip all of it."""
+    (tmp_path / "in.csv").write_text(text)
+
+    with pytest.raises(IntakeError, match=message):
+        await run_job(job_for(errors={"mode": "skip"}), NOBODY, options=QUICK)
+
+
+@pytest.mark.parametrize("validate", [True, False], ids=["validate", "run"])
+@pytest.mark.parametrize("path", ["missing/bad.jsonl", ""], ids=["no directory", "a directory"])
+async def test_a_place_for_errors_is_looked_at_first(validate: bool, path: str, job_for: Any, tmp_path: Path) -> None:
+    """After the work would be late: the output has its name by then."""
+    (tmp_path / "in.csv").write_text(csv_text(people_rows(5)), newline="")
+    job = job_for(errors={"mode": "skip", "path": str(tmp_path / path)})
+
+    with pytest.raises(OutputError, match=r"errors\.path: .* cannot be written"):
+        await run_job(job, NOBODY, options=RunOptions(validate=validate, retry=NO_WAIT))
+
+    assert names_in(tmp_path) == ["in.csv"]
+
+
+async def test_errors_stay_below_the_root(job_for: Any, tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    job = job_for(errors={"mode": "skip", "path": str(tmp_path / "jobs/../bad.jsonl")})
+
+    with pytest.raises(OutputError, match="lies outside of PREDICTION_API_BATCH_ROOT"):
+        await run_job(job, Credentials(root=tmp_path / "jobs"), options=QUICK)
+
+
+@pytest.mark.parametrize("path", ["missing/out.csv", "missing/out/"], ids=["file", "directory"])
+async def test_a_misspelt_output_is_not_made(path: str, job_for: Any, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(csv_text(people_rows(5)), newline="")
+    job = job_for(output_settings={"type": "filesystem", "path": f"{tmp_path}/{path}"})
+
+    with pytest.raises(OutputError, match="no such file or directory"):
+        await run_job(job, NOBODY, options=QUICK)
+
+    assert names_in(tmp_path) == ["in.csv"]
+
+
+def test_the_state_is_beside_what_a_link_leads_to(job_for: Any, tmp_path: Path) -> None:
+    """Beside the link it could be on another file system, where the result cannot be renamed."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out.csv").symlink_to(tmp_path / "elsewhere/real.csv")
+
+    assert state_directory(job_for(), None) == tmp_path / "elsewhere/.real.csv.resume"
+
+
+async def test_an_encoding_that_lacks_a_character_is_named(job_for: Any, tmp_path: Path) -> None:
+    row = {"age": 1, "income": 2, "city": "Oslo", "member": True, "note": "日本"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row))
+    intake = {"type": "filesystem", "path": f"{tmp_path}/in.jsonl"}
+
+    with pytest.raises(OutputError, match="latin_1 cannot write '日本'"):
+        await run_job(
+            job_for(intake_settings=intake, csv_settings={"encoding": "latin_1"}, passthrough_columns=["note"]),
+            NOBODY,
+            options=QUICK,
+        )
+
+
+async def test_bytes_that_are_no_text_become_a_failed_row_in_parquet(job_for: Any, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(b"age,income,city,member,note\n1,2,Oslo,true,\xff\n1,2,Oslo,true,fine\n")
+    output = {"type": "filesystem", "path": f"{tmp_path}/out.parquet"}
+
+    report = await run_job(
+        job_for(output_settings=output, passthrough_columns=["note"], include_prediction_status=True),
+        NOBODY,
+        options=QUICK,
+    )
+
+    assert (report.rows_scored, report.rows_failed) == (1, 1)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -297,3 +298,24 @@ def described(outcome: Outcome) -> str:
     if isinstance(value, str):
         return f"`{value}`" if value else "(empty text)"
     return f"{value:g}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"[" + b"[]," * 300_000 + b"[]]", id="lists for objects"),
+        pytest.param(b'[{"n":1},' + b"[]," * 300_000 + b"[]]", id="lists after an object"),
+        pytest.param(b'[{"n":[' + b"[]," * 300_000 + b"[]]}]", id="lists in a feature"),
+        pytest.param(b'[{"n":[' + b"1," * 2_100_000 + b"1]}]", id="numbers in a feature"),
+    ],
+)
+def test_a_body_that_would_explode_in_memory_is_refused_unbuilt(body: bytes) -> None:
+    """Small in bytes, gigabytes as Python objects, and nobody else is answered while they are built."""
+    with pytest.raises((MalformedBody, UnscorableValue)):
+        list(read_json_tables(body, SCHEMA))
+    tracemalloc.start()
+    with pytest.raises((MalformedBody, UnscorableValue)):
+        list(read_json_tables(body, SCHEMA))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * len(body)

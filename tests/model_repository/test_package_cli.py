@@ -11,9 +11,10 @@ import msgspec
 import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OrdinalEncoder
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
 from model_repository import create_package, package_cli
 from model_repository.manifest import GoldenRows, manifest_from
@@ -73,6 +74,21 @@ def test_create_options(package, files, tmp_path: Path) -> None:
     assert manifest.target.class_labels == ["no", "yes"]
     assert manifest.target.threshold == 0.25
     assert manifest.estimator.serializer == "joblib"
+
+
+def test_a_csv_sample_that_turns_strings_into_numbers_is_refused(package, people, tmp_path: Path) -> None:
+    sample = pd.DataFrame({"zip": ["01234", "00501"] * (len(people) // 2), "city": "Oslo"})
+    sample.to_csv(tmp_path / "rows.csv", index=False)
+    encoder = OneHotEncoder(handle_unknown="ignore")
+    fitted = make_pipeline(SimpleImputer(strategy="most_frequent"), encoder, LinearRegression())
+    joblib.dump(fitted.fit(sample, people["spent"][: len(sample)]), tmp_path / "m.joblib")
+    out = tmp_path / "m.mlpkg"
+    code, _, errors = package(
+        "create", tmp_path / "m.joblib", "--sample", tmp_path / "rows.csv", "--target", "y", "-o", out
+    )
+    assert code == 1
+    assert "column 'zip': the sample holds numbers, but OneHotEncoder was fitted on strings" in errors
+    assert not out.exists()
 
 
 def test_a_parquet_sample_keeps_its_dtypes(package, people, tmp_path: Path) -> None:

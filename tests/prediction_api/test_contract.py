@@ -175,6 +175,7 @@ async def test_headers_of_an_answer(client_for):
     for one in (answer, refused):
         assert float(one.headers["x-datarobot-execution-time"]) >= 0
     assert answer.headers["x-datarobot-model-cache-hit"] == "true"
+    assert re.fullmatch("[0-9a-f]{24}", answer.headers["x-model-id"])
     assert answer.headers["x-datarobot-request-id"] == "abc-123"
     assert re.fullmatch("[0-9a-f]{32}", refused.headers["x-datarobot-request-id"])
 

@@ -223,3 +223,17 @@ async def test_a_full_disk_is_named(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, before)
 
     assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+async def test_a_file_that_is_open_and_loses_its_name_is_noticed(replaced: bool, tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_bytes(bytes(3 * 2**20))
+    async with intake(path) as opened:
+        blocks = opened.read(opened.files[0])
+        await anext(blocks)
+        path.unlink()
+        if replaced:
+            path.write_bytes(bytes(3 * 2**20))
+        with pytest.raises(IntakeError, match=r"changed while it was read|no such file"):
+            _ = [block async for block in blocks]
