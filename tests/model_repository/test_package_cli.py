@@ -58,7 +58,7 @@ def test_create_inspect_verify(package, files, tmp_path: Path) -> None:
         assert expected in output
     code, output, _ = package("verify", out)
     assert code == 0
-    assert "members    4 intact" in output
+    assert "members    5 intact" in output
     assert "compiled   equal on 64 golden rows: largest difference" in output
     assert "estimator  equal on 64 golden rows: largest difference" in output
 
