@@ -153,7 +153,7 @@ def _usable_rows(raw: pd.DataFrame, features: list[Feature], predictions: FloatA
     Raises:
         CannotPackage: there is none.
     """
-    usable: NDArray[np.bool_] = np.isfinite(predictions).all(axis=1)
+    usable = np.asarray(np.isfinite(predictions).all(axis=1))
     for feature in features:
         if feature.type == "numeric":
             np.logical_and(usable, ~np.isinf(raw[feature.name].to_numpy(dtype=np.float64, na_value=np.nan)), out=usable)

@@ -1,7 +1,7 @@
 """What is asked of an explanation, and what is answered: arrays with one row per row of the request."""
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,14 +69,14 @@ class Explanations:
 
 def strongest(strengths: FloatArray, count: int | None) -> NDArray[np.intp]:
     """
-    Places of the largest by size along the last axis, largest first; of equals the first.
+    Places of the largest by size along the last axis, the largest first; of all, equals in their order.
 
     Args:
         strengths: shape ``(..., n_features)``.
         count: how many, at most ``n_features``; ``None`` for all.
     """
-    count = strengths.shape[-1] if count is None else min(count, strengths.shape[-1])
-    order: NDArray[Any] = np.argsort(-np.abs(strengths), axis=-1, kind="stable")
+    kind: Literal["stable", "quicksort"] = "stable" if count is None else "quicksort"  # half the time
+    order: NDArray[np.intp] = np.argsort(-np.abs(strengths), axis=-1, kind=kind)
     return order[..., :count]
 
 

@@ -23,7 +23,7 @@ from model_repository.explanations.margins import margin_weights
 from model_repository.explanations.methods import Method
 from model_repository.explanations.reference import ReferenceData
 from model_repository.explanations.sampling import SamplingMethod
-from model_repository.explanations.symbols import symbol_codes
+from model_repository.explanations.symbols import MOST_WEIGHED, symbol_codes
 from model_repository.explanations.trees import TreeMethod
 from model_repository.plan import Linear, Trees
 from model_repository.predictions import Runtime, Target
@@ -132,15 +132,8 @@ class Explainer:
             base_value=base,
             remaining=left_out.sum(axis=1),
             standard_errors=None if errors is None else np.take_along_axis(errors, chosen, axis=1)[:, None],
-            warnings=self._mismatch(table, base + shap.strengths.sum(axis=1), shap.tolerance),
+            warnings=_mismatch(base + shap.strengths.sum(axis=1), shap.margins, shap.tolerance),
         )  # fmt: skip
-
-    def _mismatch(self, table: Table, sums: FloatArray, tolerance: float) -> ShapWarnings | None:
-        """Compare with what the model itself says."""
-        margins = self._margins(table)[:, 0]
-        off = np.abs(sums - margins) / np.maximum(1.0, np.abs(margins))
-        wrong = ~(off <= tolerance)  # NaN too
-        return ShapWarnings(int(wrong.sum()), float(off[wrong].max())) if wrong.any() else None
 
     def _xemp(self, table: Table, classes: NDArray[np.intp], count: int | None) -> Explanations:
         assert self._method is not None
@@ -149,7 +142,7 @@ class Explainer:
         of_class = np.searchsorted(outputs, classes)
         eligible = self._eligible
         strengths = np.take_along_axis(every, of_class[:, :, None], axis=1)[:, :, eligible]
-        order = strongest(strengths, None)
+        order = strongest(strengths, MOST_WEIGHED if count is None else max(count, MOST_WEIGHED))
         ordered = np.take_along_axis(strengths, order, axis=2)
         ordered = np.where(ordered == 0, np.nan, ordered)  # what changes nothing explains nothing
         symbols = symbol_codes(ordered, len(self._schema.features))
@@ -184,17 +177,24 @@ class Explainer:
             reference = self._reference.table(self._schema)
             exemplars = reference.taken(np.array(self._reference.exemplars, dtype=np.intp))
         if isinstance(self._runtime, CompiledRuntime) and self._weights is not None:
-            model, encoding = self._runtime.plan.model, self._runtime.encoding
+            model = self._runtime.plan.model
             if isinstance(model, Trees):
                 try:
-                    return TreeMethod(model, self._weights, encoding, n_features, exemplars)
+                    return TreeMethod(model, self._weights, self._runtime, n_features, exemplars)
                 except NotAdditive:
                     pass
             elif isinstance(model, Linear) and reference is not None and exemplars is not None:
-                return LinearMethod(model, self._weights, encoding, n_features, reference, exemplars)
+                return LinearMethod(model, self._weights, self._runtime, n_features, reference, exemplars)
         if exemplars is None:
             return None
         return SamplingMethod(self._margins, self._schema, exemplars, self._eligible)
+
+
+def _mismatch(sums: FloatArray, margins: FloatArray, tolerance: float) -> ShapWarnings | None:
+    """Compare with what the model itself says."""
+    off = np.abs(sums - margins) / np.maximum(1.0, np.abs(margins))
+    wrong = ~(off <= tolerance)  # NaN too
+    return ShapWarnings(int(wrong.sum()), float(off[wrong].max())) if wrong.any() else None
 
 
 def _joined(parts: list[Explanations]) -> Explanations:

@@ -23,6 +23,10 @@ from model_repository.tables import FloatArray
 Array = NDArray[Any]
 MOST_PAIRS: Final = 63
 """Of one leaf: which pairs a row meets is kept as the bits of one number."""
+MOST_ALL_PAIRS: Final = 1 << 23
+"""Of all leaves: each takes about 40 bytes, in every process that explains."""
+MOST_STEPS: Final = 1 << 27
+"""Splits above all leaves: what reading the forest takes, about ten million a second."""
 MOST_CATEGORY_CELLS: Final = 1 << 25
 _STEPS_AT_ONCE: Final = 1 << 19
 """Splits above leaves that are sorted together: bounds the memory while a large forest is read."""
@@ -194,16 +198,23 @@ class Forest:
     def _groups(self) -> list[Leaves]:
         """All leaves that some row can reach, by their number of pairs."""
         trees = self._trees
-        parent, tree_of = _parents(trees, self._is_leaf)
+        parent, tree_of, depth = _parents(trees, self._is_leaf)
         reached = np.flatnonzero(self._is_leaf & (tree_of >= 0))
         alone = np.isin(reached, trees.roots)  # a tree of one leaf is part of the base
         for leaf in reached[alone].tolist():
             self.base = self.base + self._leaf_values(np.array([leaf]), tree_of)[0]
         reached = reached[~alone]
         parts: dict[int, list[Leaves]] = {}
-        for chunk in _chunks(reached, parent):
-            for leaves in self._paths(chunk, parent, tree_of):
+        steps = np.cumsum(depth[reached])
+        if len(reached) and steps[-1] > MOST_STEPS:
+            raise NotAdditive("its trees are too deep and too many")
+        n_pairs = 0
+        for chunk in np.split(reached, np.flatnonzero(np.diff(steps // _STEPS_AT_ONCE)) + 1):
+            for leaves in self._paths(chunk, parent, tree_of) if len(chunk) else ():
                 parts.setdefault(leaves.n_pairs, []).append(leaves)
+                n_pairs += leaves.column.size
+            if n_pairs > MOST_ALL_PAIRS:
+                raise NotAdditive("its trees are too large and too many")
         return [_joined(parts[n_pairs]) for n_pairs in sorted(parts)]
 
     def _leaf_values(self, leaves: Array, tree_of: Array) -> FloatArray:
@@ -279,8 +290,8 @@ class Forest:
             leaf, pair = np.nonzero(pairs.by_category[at])
             categories = Categories(leaf, pair, column[leaf, pair], pairs.met[at[leaf, pair]])
         return Leaves(
-            values[chosen], column, pairs.low[at], pairs.span[at], pairs.missing[at], pairs.share[at],
-            self._feature_of[self.columns[column]], categories,
+            values[chosen], column.astype(np.int32), pairs.low[at], pairs.span[at], pairs.missing[at], pairs.share[at],
+            self._feature_of[self.columns[column]].astype(np.int32), categories,
         )  # fmt: skip
 
 
@@ -298,30 +309,22 @@ class _Pairs:
     met: Array | None
 
 
-def _parents(trees: Trees, is_leaf: Array) -> tuple[Array, Array]:
-    """Parent and tree of each node, -1 for those that have none."""
+def _parents(trees: Trees, is_leaf: Array) -> tuple[Array, Array, Array]:
+    """Parent, tree and depth of each node; -1, -1 and 0 for those that have none."""
     inner = np.flatnonzero(~is_leaf)
     parent = np.full(len(is_leaf), -1)
     parent[trees.left[inner]] = inner
     parent[trees.right[inner]] = inner
     tree_of = np.full(len(is_leaf), -1)
     tree_of[trees.roots] = np.arange(len(trees.roots))
+    depth = np.zeros(len(is_leaf), dtype=np.int64)
     level = trees.roots[~is_leaf[trees.roots]]
     while len(level):
         children = np.concatenate([trees.left[level], trees.right[level]])
         tree_of[children] = np.tile(tree_of[level], 2)
+        depth[children] = np.tile(depth[level], 2) + 1
         level = children[~is_leaf[children]]
-    return parent, tree_of
-
-
-def _chunks(leaves: Array, parent: Array) -> list[Array]:
-    """The leaves in portions with about so many splits above them."""
-    depth = np.zeros(len(leaves), dtype=np.int64)
-    node = parent[leaves]
-    while (node >= 0).any():
-        depth += node >= 0
-        node = np.where(node >= 0, parent[node], -1)
-    return np.split(leaves, np.flatnonzero(np.diff(np.cumsum(depth) // _STEPS_AT_ONCE)) + 1)
+    return parent, tree_of, depth
 
 
 def _climbed(leaves: Array, parent: Array) -> tuple[Array, Array, Array]:

@@ -13,7 +13,8 @@ import numpy as np
 from model_repository.explanations.margins import TOLERANCE
 from model_repository.explanations.methods import Shap
 from model_repository.plan import Linear
-from model_repository.runtimes.encoding import Encoded, Encoding
+from model_repository.runtimes.compiled import CompiledRuntime
+from model_repository.runtimes.encoding import Encoded
 from model_repository.tables import FloatArray, Table
 
 
@@ -26,7 +27,7 @@ class LinearMethod:
         self,
         model: Linear,
         weights: FloatArray,
-        encoding: Encoding,
+        runtime: CompiledRuntime,
         n_features: int,
         reference: Table,
         exemplars: Table,
@@ -36,7 +37,9 @@ class LinearMethod:
             weights: see `margins.margin_weights`.
         """
         coef = weights @ model.coef
-        self._encoding = encoding
+        encoding = self._encoding = runtime.encoding
+        self._runtime = runtime
+        self._weights = weights
         self._n_features = n_features
         intercept = weights @ model.intercept
         self._numbers = [(column.place, coef[:, column.at]) for column in encoding.numbers]
@@ -50,8 +53,9 @@ class LinearMethod:
 
     def shap(self, table: Table) -> Shap:
         """SHAP values of output 0."""
-        terms = self._terms(self._encoding.table(table), 0)
-        return Shap(terms - self._reference_means, TOLERANCE)
+        encoded = self._encoding.table(table)
+        margins = self._runtime.raw(encoded) @ self._weights[0]
+        return Shap(self._terms(encoded, 0) - self._reference_means, margins, TOLERANCE)
 
     def exemplar_strengths(self, table: Table, outputs: list[int]) -> FloatArray:
         """Shape ``(n_rows, len(outputs), n_features)``."""

@@ -12,8 +12,10 @@ class Shap:
 
     strengths: FloatArray
     """Shape ``(n_rows, n_features)``, in units of the margin of output 0."""
+    margins: FloatArray
+    """What the model itself says, shape ``(n_rows,)``: base value and strengths must add up to it."""
     tolerance: float
-    """How far base value and strengths may miss the margin; see `margins`."""
+    """How far they may miss it; see `margins`."""
     standard_errors: FloatArray | None = None
     """As the strengths, if these are estimates."""
 

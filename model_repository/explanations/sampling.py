@@ -68,7 +68,7 @@ class SamplingMethod:
             for at in range(0, table.n_rows, step)
         ]
         strengths, errors = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return Shap(strengths, TOLERANCE, errors)
+        return Shap(strengths, end, TOLERANCE, errors)
 
     def exemplar_strengths(self, table: Table, outputs: list[int]) -> FloatArray:
         """Shape ``(n_rows, len(outputs), n_features)``."""

@@ -37,14 +37,15 @@ def symbol_codes(strengths: FloatArray, n_features: int) -> NDArray[np.int8]:
     The symbol of each strength, as its place in `SYMBOLS`.
 
     Args:
-        strengths: shape ``(..., n)``, in any order, all that the row has; NaN where there is none.
+        strengths: shape ``(..., n)``, strongest first, at least ten of them if the row has as many; NaN where there
+            is none.
         n_features: of the model.
 
     Returns:
         The same shape; 4, the empty symbol, for NaN.
     """
     sizes = np.abs(np.nan_to_num(strengths))
-    most = np.sort(sizes, axis=-1)[..., ::-1][..., :MOST_WEIGHED].sum(axis=-1, keepdims=True)
+    most = sizes[..., :MOST_WEIGHED].sum(axis=-1, keepdims=True)
     q = np.divide(sizes, most, out=np.zeros_like(sizes), where=most > 0) - _ROUNDING
     codes = np.ones(q.shape, dtype=np.int8)
     for border in _borders(n_features):

@@ -17,6 +17,7 @@ from model_repository.explanations.margins import SINGLE_TOLERANCE, TOLERANCE
 from model_repository.explanations.methods import Shap
 from model_repository.explanations.shap_trees import TreeShap
 from model_repository.plan import Trees
+from model_repository.runtimes.compiled import CompiledRuntime
 from model_repository.runtimes.encoding import Encoding
 from model_repository.tables import FloatArray, Table
 
@@ -32,7 +33,7 @@ class TreeMethod:
     is_exact = True
 
     def __init__(
-        self, trees: Trees, weights: FloatArray, encoding: Encoding, n_features: int, exemplars: Table | None
+        self, trees: Trees, weights: FloatArray, runtime: CompiledRuntime, n_features: int, exemplars: Table | None
     ) -> None:
         """
         Args:
@@ -41,17 +42,22 @@ class TreeMethod:
         Raises:
             NotAdditive: no exact explanation; see `Forest`.
         """
-        self._encoding = encoding
+        self._runtime = runtime
+        self._encoding = runtime.encoding
+        self._weights = weights
         self._n_features = n_features
-        self._forest = Forest(trees, weights, feature_of_column(encoding))
+        self._forest = Forest(trees, weights, feature_of_column(runtime.encoding))
         self._shap = TreeShap(self._forest, n_features)
         self.base_value = self._shap.base_value
         self._tolerance = SINGLE_TOLERANCE if trees.single_sum else TOLERANCE
+        self._first = [_first_of_feature(group) for group in self._forest.groups]
         self._taken = None if exemplars is None else self._shares_of_exemplars(exemplars)
 
     def shap(self, table: Table) -> Shap:
         """SHAP values of output 0."""
-        return Shap(self._shap.strengths(self._matrix(table)), self._tolerance)
+        encoded = self._encoding.table(table)
+        margins = self._runtime.raw(encoded) @ self._weights[0]
+        return Shap(self._shap.strengths(self._encoding.matrix(encoded)), margins, self._tolerance)
 
     def exemplar_strengths(self, table: Table, outputs: list[int]) -> FloatArray:
         """Shape ``(n_rows, len(outputs), n_features)``."""
@@ -61,17 +67,21 @@ class TreeMethod:
         for start in range(0, len(matrix), _ROWS_AT_ONCE):
             block = matrix[start : start + _ROWS_AT_ONCE]
             ranks = self._forest.ranks(block)
-            for group, taken in zip(self._forest.groups, self._taken, strict=True):
+            part = out[:, :, start : start + _ROWS_AT_ONCE]
+            for group, first, taken in zip(self._forest.groups, self._first, self._taken, strict=True):
                 step = max(1, _CELLS_AT_ONCE // (group.n_pairs * len(block)))
                 for at in range(0, len(group), step):
-                    part = out[:, :, start : start + _ROWS_AT_ONCE]
-                    _add(group.part(at, at + step), taken[at : at + step], ranks, outputs, part)
+                    cut = slice(at, at + step)
+                    leaves = group.part(at, at + step)
+                    met = _met_by_feature(leaves, None if first is None else first[cut], ranks)
+                    _add(leaves, met, taken[cut], outputs, part)
         return out.transpose(2, 0, 1)
 
     def _shares_of_exemplars(self, exemplars: Table) -> list[FloatArray]:
         """Per group, of the exemplars those that meet a feature's pairs: shape ``(n_leaves, n_pairs)``."""
         ranks = self._forest.ranks(self._matrix(exemplars))
-        return [_met_by_feature(group, ranks).mean(axis=2).T for group in self._forest.groups]
+        groups = zip(self._forest.groups, self._first, strict=True)
+        return [_met_by_feature(group, first, ranks).mean(axis=2).T for group, first in groups]
 
     def _matrix(self, table: Table) -> FloatArray:
         return self._encoding.matrix(self._encoding.table(table))
@@ -87,12 +97,21 @@ def feature_of_column(encoding: Encoding) -> NDArray[np.intp]:
     return places
 
 
-def _met_by_feature(leaves: Leaves, ranks: Ranks) -> Array:
+def _first_of_feature(leaves: Leaves) -> Array | None:
+    """For each pair of each leaf the first pair of the same feature; ``None`` where each feature has one pair."""
+    first = np.zeros(leaves.feature.shape, dtype=np.int8)
+    for pair in range(1, leaves.n_pairs):
+        first[:, pair] = (leaves.feature[:, : pair + 1] == leaves.feature[:, pair, None]).argmax(axis=1)
+    return first if (first < np.arange(leaves.n_pairs)).any() else None
+
+
+def _met_by_feature(leaves: Leaves, first: Array | None, ranks: Ranks) -> Array:
     """
     `Leaves.met` with the pairs of one feature as one: the first of them says whether all are met, the others are met.
     """
     met = leaves.met(ranks)
-    first = (leaves.feature[:, :, None] == leaves.feature[:, None, :]).argmax(axis=2)
+    if first is None:
+        return met
     for pair in range(1, leaves.n_pairs):
         again = np.flatnonzero(first[:, pair] < pair)
         if again.size:
@@ -101,18 +120,18 @@ def _met_by_feature(leaves: Leaves, ranks: Ranks) -> Array:
     return met
 
 
-def _add(leaves: Leaves, taken: FloatArray, ranks: Ranks, outputs: list[int], out: FloatArray) -> None:
+def _add(leaves: Leaves, met: Array, taken: FloatArray, outputs: list[int], out: FloatArray) -> None:
     """Add what some leaves contribute to *out*, shape ``(len(outputs), n_features, n_rows)``."""
-    met = _met_by_feature(leaves, ranks)
     unmet = leaves.n_pairs - np.add.reduce(met, axis=0, dtype=np.int8)
     n_features, n_rows = out.shape[1:]
     leaf, row = np.nonzero(unmet == 0)  # the row is in the leaf: without *j* it may leave it
-    places = [(leaves.feature[leaf] * n_rows + row[:, None]).ravel()]
+    feature = leaves.feature.astype(np.intp)
+    places = [(feature[leaf] * n_rows + row[:, None]).ravel()]
     weights = [(1.0 - taken[leaf]).ravel()]
     which = [np.repeat(leaf, leaves.n_pairs)]
     leaf, row = np.nonzero(unmet == 1)  # *j* alone keeps it out: with an exemplar's value it may come in
     pair = met[:, leaf, row].argmin(axis=0)
-    places.append(leaves.feature[leaf, pair] * n_rows + row)
+    places.append(feature[leaf, pair] * n_rows + row)
     weights.append(-taken[leaf, pair])
     which.append(leaf)
     place, weight, of_leaf = np.concatenate(places), np.concatenate(weights), np.concatenate(which)

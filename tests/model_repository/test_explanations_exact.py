@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightgbm
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,11 +29,14 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from model_repository.explanations import Explainer, ExplanationOptions
+from model_repository.explanations.leaves import Forest
+from model_repository.explanations.shap_trees import TreeShap
 from model_repository.packaging import create_package
+from model_repository.plan import Trees
 from model_repository.predictions import Target
 from model_repository.repository import Model, load_model
 from model_repository.runtimes.compiled import CompiledRuntime
-from model_repository.tables import Schema, Table
+from model_repository.tables import Schema, Table, encoded
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -88,8 +92,6 @@ def packaged(folder: Path, estimator: Any, rows: pd.DataFrame, kind: str, **opti
 
 def table_of(model: Model, frame: pd.DataFrame) -> Table:
     numeric = {name: frame[name].to_numpy(float) for name in NUMBERS}
-    from model_repository.tables import encoded
-
     return Table(
         len(frame),
         numeric,
@@ -208,19 +210,21 @@ def test_everything_adds_up_and_exemplars_are_what_scoring_says(case: Case, rows
 
     xemp = model.explainer.explain(table, predictions, XEMP)
     strengths = by_feature(model, xemp.strengths, xemp.features)
-    reference = model.reference.table(model.manifest.schema)
-    exemplars = reference.taken(np.array(model.reference.exemplars))
+    reference = model.reference
+    assert reference is not None
+    exemplars = reference.table(model.manifest.schema).taken(np.array(reference.exemplars))
     for place, name in enumerate(model.manifest.schema.names):
         means = [exchanged_mean(model, table, exemplars, name, row) for row in range(0, 60, 6)]
-        expected = own[::6] - means if model.reference.impact[place] else np.zeros(10)
+        expected = own[::6] - means if reference.impact[place] else np.zeros(10)
         assert np.abs(strengths[::6, place] - expected).max() <= close
 
 
 def exchanged_mean(model: Model, table: Table, exemplars: Table, name: str, row: int) -> float:
     repeated = table.taken(np.full(exemplars.n_rows, row))
-    for columns, others in ((repeated.numeric, exemplars.numeric), (repeated.strings, exemplars.strings)):
-        if name in columns:
-            columns[name] = others[name]
+    if name in NUMBERS:
+        repeated.numeric[name] = exemplars.numeric[name]
+    else:
+        repeated.strings[name] = exemplars.strings[name]
     return float(margins(model, repeated)[:, 0].mean())
 
 
@@ -230,6 +234,7 @@ def test_linear_values_are_those_of_the_shap_library(rows: pd.DataFrame, tmp_pat
     model = packaged(tmp_path, estimator, rows, "binary")
     inputs = rows[NUMBERS + TEXTS]
     table = table_of(model, inputs)
+    assert model.reference is not None
     background = pd.DataFrame(model.reference.columns)[NUMBERS + TEXTS].astype(
         dict.fromkeys(NUMBERS, float) | dict.fromkeys(TEXTS, "str")
     )
@@ -284,16 +289,12 @@ def test_splits_by_categories(library: str, rows: pd.DataFrame, tmp_path: Path):
     if library == "lightgbm":
         known = sent.replace("elsewhere", np.nan)
         seen = sent.assign(**{name: pd.Categorical(known[name], inputs[name].cat.categories) for name in TEXTS})
-        expected = estimator.predict(seen, pred_contrib=True)
+        expected = np.asarray(estimator.predict(seen, pred_contrib=True))
         assert np.abs(by_feature(model, found.strengths, found.features) - expected[:, :-1]).max() <= 1e-8
 
 
 def test_a_column_that_is_split_twice_on_a_path_is_one_question():
     """By hand: one tree, x <= 2 then x <= 1; half of the rows go each way."""
-    from model_repository.explanations.leaves import Forest
-    from model_repository.explanations.shap_trees import TreeShap
-    from model_repository.plan import Trees
-
     trees = Trees(
         feature=np.array([0, 0, 0, 0, 0]), threshold=np.array([2.0, 1.0, 0.0, 0.0, 0.0]),
         left=np.array([1, 2, 2, 3, 4]), right=np.array([4, 3, 2, 3, 4]), missing_left=np.zeros(5, dtype=np.uint8),
@@ -306,11 +307,21 @@ def test_a_column_that_is_split_twice_on_a_path_is_one_question():
     assert found.strengths(np.array([[0.5], [1.5], [3.0], [np.nan]]))[:, 0] == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("limit", ["MOST_STEPS", "MOST_ALL_PAIRS", "MOST_PAIRS"])
+def test_a_forest_beyond_the_limits_is_sampled(limit: str, rows: pd.DataFrame, tmp_path: Path, monkeypatch):
+    """Rather than filling the memory of every worker."""
+    model = packaged(tmp_path, make_pipeline(ordinal(), HistGradientBoostingClassifier(max_iter=3)), rows, "binary")
+    monkeypatch.setattr(f"model_repository.explanations.leaves.{limit}", 1)
+    table = table_of(model, rows[NUMBERS + TEXTS].iloc[:2])
+    found = model.explainer.explain(table, model.runtime.predict(table), SHAP)
+    assert not model.explainer.is_exact
+    assert found.warnings is None
+
+
 def test_a_plan_without_covers_is_sampled(rows: pd.DataFrame, tmp_path: Path):
     """An older package: the trees do not say how many rows went which way."""
-    import msgspec
-
     model = packaged(tmp_path, make_pipeline(ordinal(), HistGradientBoostingClassifier(max_iter=3)), rows, "binary")
+    assert isinstance(model.runtime, CompiledRuntime)
     plan = model.runtime.plan
     older = msgspec.structs.replace(plan, model=msgspec.structs.replace(plan.model, cover=None))
     schema: Schema = model.manifest.schema

@@ -7,7 +7,12 @@ from model_repository.explanations.symbols import SYMBOLS, symbol_codes
 
 
 def symbols(strengths, n_features):
-    return [SYMBOLS[code] for code in symbol_codes(np.array(strengths, dtype=float), n_features).tolist()]
+    """Of strengths in any order."""
+    strengths = np.array(strengths, dtype=float)
+    order = np.argsort(-np.abs(np.nan_to_num(strengths)), kind="stable")
+    codes = np.empty(len(order), dtype=int)
+    codes[order] = symbol_codes(strengths[order], n_features)
+    return [SYMBOLS[code] for code in codes.tolist()]
 
 
 def shares(*q):
