@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,11 @@ def states(server: ServerProcess) -> dict[str, tuple[str, str | None]]:
     return {row["id"]: (row["state"], row["reason"]) for row in json.loads(server.get("/deployments")[1])["data"]}
 
 
+def has_lost(server: ServerProcess, workers: int) -> bool:
+    """Whether so many workers died of the package, as the log says."""
+    return server.log.count("died: signal SIGSEGV") == workers
+
+
 @pytest.mark.parametrize("preload", [True, False], ids=["preloaded", "loaded when asked for"])
 def test_a_deadly_package_is_quarantined_and_freed_by_another(tmp_path, deadly, versions: list[Version], preload):
     for name, package in (("deadly", deadly), ("twin", deadly), ("fraud", versions[0].package)):
@@ -121,7 +127,7 @@ def test_a_deadly_package_is_quarantined_and_freed_by_another(tmp_path, deadly, 
         assert first.json["data"][0]["prediction"] == 2.0
         for deaths in (1, 2):
             assert score(server, "deadly", DEADLY) is None
-            until(lambda deaths=deaths: server.log.count("died: signal SIGSEGV") == deaths, f"{deaths} deaths")
+            until(partial(has_lost, server, deaths), f"{deaths} deaths")
         refused = until(lambda: score(server, "deadly", DEADLY), "an answer")
         assert (refused.status, refused.message) == (503, f"deployment 'deadly': {VERDICT}")
         workers = set(server.workers(2))
