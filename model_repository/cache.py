@@ -22,6 +22,8 @@ from model_repository.errors import ModelUnavailable
 LOADS_AT_ONCE: Final = 2
 """Loading is mostly Python's own work, which two threads do no faster than one; the second lets a small model pass."""
 REMEMBER_FAILURE_SECONDS: Final = 5.0
+HANGS_SECONDS: Final = 20.0
+"""A load that takes longer goes on, but does not keep others from loading any more: it may never end."""
 
 R = TypeVar("R")
 V = TypeVar("V")
@@ -100,7 +102,7 @@ class ModelCache(Generic[V]):
         self._loads: dict[tuple[str, Hashable], asyncio.Task[_Held[V] | _Failure]] = {}
         self._remember_failure = remember_failure
         self._clock = clock
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._turns = asyncio.Semaphore(LOADS_AT_ONCE)
 
     def held(self, key: str, version: Hashable) -> V | None:
         """The value if it is here, in this version."""
@@ -164,10 +166,11 @@ class ModelCache(Generic[V]):
     async def _run(
         self, key: str, version: Hashable, load: Callable[[], R], finish: Callable[[R], tuple[Hashable, V]]
     ) -> "_Held[V] | _Failure":
-        if self._limiter is None:  # needs a running loop
-            self._limiter = anyio.CapacityLimiter(LOADS_AT_ONCE)
         try:
-            loaded = await anyio.to_thread.run_sync(load, limiter=self._limiter)
+            async with self._turns:
+                thread = asyncio.ensure_future(anyio.to_thread.run_sync(load, limiter=anyio.CapacityLimiter(1)))
+                await asyncio.wait({thread}, timeout=HANGS_SECONDS)
+            loaded = await thread
             held = _Held(*finish(loaded))
         except ModelUnavailable as exc:
             failure = _Failure(version, str(exc), self._clock() + self._remember_failure)

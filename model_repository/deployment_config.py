@@ -58,12 +58,13 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True):
 NO_CONFIG: Final = DeploymentConfig()
 
 
-def config_from(raw: bytes, origin: str = CONFIG_NAMES[0]) -> DeploymentConfig:
+def config_from(raw: bytes, origin: str = CONFIG_NAMES[0], deployment: str | None = None) -> DeploymentConfig:
     """
     The configuration that *raw* says; unknown keys are named in the log.
 
     Args:
         origin: where it stands, for messages.
+        deployment: whose it is, for the log.
 
     Raises:
         InvalidConfig: with the line or the key that is wrong.
@@ -80,23 +81,23 @@ def config_from(raw: bytes, origin: str = CONFIG_NAMES[0]) -> DeploymentConfig:
         return NO_CONFIG
     if not isinstance(content, dict):
         raise InvalidConfig(f"{origin}: expected `key: value` lines")
-    _warn_of_unknown(content, DeploymentConfig, origin)
+    _warn_of_unknown(content, DeploymentConfig, origin if deployment is None else f"{deployment}/{origin}")
     try:
         return msgspec.convert(content, DeploymentConfig, strict=False)
     except msgspec.ValidationError as exc:
         raise InvalidConfig(f"{origin}: {exc}") from exc
 
 
-def read_config(name: str, dir_fd: int) -> tuple[DeploymentConfig, os.stat_result]:
+def read_config(name: str, dir_fd: int, deployment: str | None = None) -> tuple[DeploymentConfig, os.stat_result]:
     """
-    The configuration in file *name* of an open directory, and the state of the file that was read.
+    The configuration in file *name* of an open directory, and the state of the file that was read; see `config_from`.
 
     Raises:
         InvalidConfig: it cannot be read, is a symbolic link, or says something wrong.
         FileNotFoundError: it is gone.
     """
     raw, status = config_bytes(name, dir_fd)
-    return config_from(raw, name), status
+    return config_from(raw, name, deployment), status
 
 
 def config_bytes(name: str, dir_fd: int) -> tuple[bytes, os.stat_result]:

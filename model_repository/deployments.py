@@ -332,7 +332,7 @@ class Repository(Generic[D]):
         """``None`` if the files are not those of the snapshot any more, or not all of one moment."""
         config, config_key = NO_CONFIG, None
         if snapshot.config is not None:
-            config, status = read_config(snapshot.config, directory)
+            config, status = read_config(snapshot.config, directory, snapshot.id)
             config_key = key_of(status)
         assert snapshot.package is not None
         with Package.open(snapshot.package, dir_fd=directory, check_signature=self._check_signature) as package:

@@ -129,7 +129,7 @@ class Listing:
                 if key_of(os.fstat(directory))[:2] != snapshot.directory_key[:2]:
                     raise FileNotFoundError
                 if snapshot.config is not None:
-                    config, _ = read_config(snapshot.config, directory)
+                    config, _ = read_config(snapshot.config, directory, snapshot.id)
                     entry = replace(entry, deployment_id=config.deployment_id)
                 with Package.open(snapshot.package, dir_fd=directory, check_signature=self._check_signature) as package:
                     manifest = package.manifest

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from model_repository.cache import LeastRecentlyUsed, ModelCache
+from model_repository.cache import LOADS_AT_ONCE, LeastRecentlyUsed, ModelCache
 from model_repository.errors import ModelNotFound, ModelUnavailable
 
 KEYS = st.sampled_from("abcdefgh")
@@ -145,6 +145,22 @@ async def test_other_models_answer_while_one_loads() -> None:
         assert await cache.load("quick", 1, at_once("quick"), as_version(1)) == "quick"
         assert not waiting.done()
         slow.may_end.set()
+
+
+async def test_loads_that_never_end_leave_their_turns_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model_repository.cache.HANGS_SECONDS", 0.01)
+    cache: ModelCache[str] = ModelCache(2)
+    hanging = [Load() for _ in range(LOADS_AT_ONCE)]
+    async with asyncio.TaskGroup() as group:
+        for number, load in enumerate(hanging):
+            group.create_task(cache.load(f"hanging {number}", 1, load, as_version(1)))
+            await asyncio.to_thread(load.began.wait, 10)
+        async with asyncio.timeout(5):
+            assert await cache.load("quick", 1, at_once("quick"), as_version(1)) == "quick"
+        for load in hanging:
+            load.may_end.set()
+    assert [load.runs for load in hanging] == [1, 1]
+    assert cache.held("hanging 1", 1) == "model"  # slow after all
 
 
 async def test_who_gives_up_takes_nothing_from_the_others() -> None:

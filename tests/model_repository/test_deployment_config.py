@@ -106,7 +106,9 @@ def test_what_is_refused(raw: bytes, message: str) -> None:
 def test_unknown_keys_are_named_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert config_from(b"deploymentId: a\nmodel_id: m") == DeploymentConfig(model_id="m")
-    assert "'deploymentId' is not a setting of a deployment" in caplog.text
+        config_from(b"modelId: m", "config.yaml", "fraud")
+    assert "config.yml: 'deploymentId' is not a setting of a deployment" in caplog.text
+    assert "fraud/config.yaml: 'modelId' is not a setting" in caplog.text
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
