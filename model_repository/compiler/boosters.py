@@ -77,7 +77,7 @@ def _lightgbm_nodes(root: dict[str, Any]) -> Nodes:
     feature: list[int] = []
     left: list[int] = []
     right: list[int] = []
-    threshold, missing_left, value, cover = [], [], [], []
+    threshold, missing_left, value = [], [], []
     category_node, categories = [], []
     stack: list[tuple[dict[str, Any], int, int]] = [(root, -1, 0)]
     while stack:
@@ -92,7 +92,6 @@ def _lightgbm_nodes(root: dict[str, Any]) -> Nodes:
         feature.append(0 if leaf else node["split_feature"])
         threshold.append(0.0 if leaf or by_category else float(node["threshold"]))
         value.append(float(node["leaf_value"]) if leaf else 0.0)
-        cover.append(node.get("leaf_count" if leaf else "internal_count", 1))  # a tree of one leaf does not say
         left.append(-1)
         right.append(-1)
         if leaf or by_category:
@@ -108,7 +107,7 @@ def _lightgbm_nodes(root: dict[str, Any]) -> Nodes:
             stack += [(node["right_child"], number, 1), (node["left_child"], number, 0)]
     return Nodes(
         np.array(feature), np.array(threshold), np.array(left), np.array(right), np.array(missing_left),
-        np.array(value)[:, None], np.array(cover), tuple(category_node), tuple(categories),
+        np.array(value)[:, None], tuple(category_node), tuple(categories),
     )  # fmt: skip
 
 
@@ -139,11 +138,10 @@ def _xgboost_base(base_score: str, link: str, n_outputs: int) -> list[float]:
     """The stored base score is on the scale of the answer; the sum starts from it on the scale of the margin."""
     scores = np.atleast_1d(np.array(json.loads(base_score), dtype=np.float32))
     one = np.float32(1.0)
-    # The logarithm of the C library, in float32, is the rounded exact one; numpy's own differs in the last place.
     if link == "expit32":
-        scores = -np.log((one / scores - one).astype(np.float64)).astype(np.float32)
+        scores = -np.log(one / scores - one)
     elif link == "exp32":
-        scores = np.log(scores.astype(np.float64)).astype(np.float32)
+        scores = np.log(scores)
     return [float(score) for score in np.broadcast_to(scores, (n_outputs,))]
 
 
@@ -159,5 +157,4 @@ def _xgboost_nodes(tree: dict[str, Any]) -> Nodes:
         right=np.array(tree["right_children"]),
         missing_left=np.array(tree["default_left"]),
         value=np.where(left < 0, conditions, 0.0)[:, None],
-        cover=np.array(tree["sum_hessian"]),
     )
