@@ -138,10 +138,11 @@ def _xgboost_base(base_score: str, link: str, n_outputs: int) -> list[float]:
     """The stored base score is on the scale of the answer; the sum starts from it on the scale of the margin."""
     scores = np.atleast_1d(np.array(json.loads(base_score), dtype=np.float32))
     one = np.float32(1.0)
+    # The logarithm of the C library, in float32, is the rounded exact one; numpy's own differs in the last place.
     if link == "expit32":
-        scores = -np.log(one / scores - one)
+        scores = -np.log((one / scores - one).astype(np.float64)).astype(np.float32)
     elif link == "exp32":
-        scores = np.log(scores)
+        scores = np.log(scores.astype(np.float64)).astype(np.float32)
     return [float(score) for score in np.broadcast_to(scores, (n_outputs,))]
 
 

@@ -144,15 +144,19 @@ def test_poisoned_trees_are_refused(
         plan_from(*poisoned(forest, name, at, value), SCHEMA, PRICE)
 
 
-@given(st.data())
-def test_any_damaged_plan_is_refused_or_scores(forest: tuple[bytes, bytes], data: st.DataObject) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), min_size=1, max_size=4),
+    st.none() | st.tuples(st.integers(0, 2**20), st.integers(32, 126)),
+)
+def test_any_damaged_plan_is_refused_or_scores(
+    forest: tuple[bytes, bytes], damage: list[tuple[int, int]], scratch: tuple[int, int] | None
+) -> None:
     """Whatever passes the checks scores without crashing, however wrong its numbers are."""
     raw, arrays = bytearray(forest[0]), bytearray(forest[1])
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(arrays) - 1))
-        arrays[place] = data.draw(st.integers(0, 255))
-    if data.draw(st.booleans()):
-        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(32, 126))
+    for place, value in damage:
+        arrays[place % len(arrays)] = value
+    if scratch is not None:
+        raw[scratch[0] % len(raw)] = scratch[1]
     try:
         runtime = CompiledRuntime(plan_from(bytes(raw), bytes(arrays), SCHEMA, PRICE), SCHEMA, PRICE)
     except InvalidPackage:
