@@ -146,6 +146,7 @@ def test_a_deadly_package_is_quarantined_and_freed_by_another(tmp_path, deadly, 
         assert states(server)["deadly"] == ("unavailable", VERDICT)
         assert states(server)["fraud"][0] != "unavailable"
         assert server.status_of("/ping") == 200
+        assert "keep dying" not in server.log
         put(tmp_path, "deadly", deadly)
         with contextlib.closing(Client(server)) as client:
             assert client.upload("fraud", versions[1].package).status == 200  # every worker looks again
