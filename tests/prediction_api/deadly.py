@@ -1,6 +1,5 @@
 """An estimator that kills the process that predicts with it, when it sees a certain value or file."""
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ class Deadly(RegressorMixin, BaseEstimator):
     def predict(self, rows: Any) -> Any:
         values = np.asarray(rows, dtype=float)[:, 0]
         if (values == DEADLY).any() or Path(self.trap).is_file():
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)  # to this thread, as a real fault: another one might take it later
         return values + 1
 
 

@@ -121,7 +121,6 @@ def is_refused(server: ServerProcess) -> bool:
     return answer is not None and (answer.status, answer.message) == (503, f"deployment 'deadly': {VERDICT}")
 
 
-@pytest.mark.xfail(strict=False, reason="open fault: a death is not always laid to the one package that was running")
 @pytest.mark.parametrize("preload", [True, False], ids=["preloaded", "loaded when asked for"])
 def test_a_deadly_package_is_quarantined_and_freed_by_another(tmp_path, deadly, versions: list[Version], preload):
     for name, package in (("deadly", deadly), ("twin", deadly), ("fraud", versions[0].package)):
