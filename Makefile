@@ -5,7 +5,7 @@ PYTEST_ARGS ?=
 BASE ?= debian:trixie-slim
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test cov bench lint format types arch docs check lock image clean
+.PHONY: help demo run test cov bench defences lint format types arch docs check lock image clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -53,6 +53,9 @@ check: lint types arch docs cov  ## what CI runs
 
 bench: .venv/dev.stamp  ## compare with other servers; writes docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks $(if $(BENCH_ARGS),$(BENCH_ARGS),--write docs/benchmarks.md)
+
+defences: .venv/dev.stamp  ## take each defence away and see its tests fail (an hour)
+	$(BIN)/python -m tests.defences $(DEFENCE)
 
 lock: .venv/dev.stamp  ## resolve constraints.txt anew, keeping what still fits (UPGRADE=--upgrade for the newest)
 	$(BIN)/python -m pip install -q 'uv>=0.9'

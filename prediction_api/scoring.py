@@ -198,8 +198,14 @@ class Scorer:
         blocks: list[FloatArray] = []
         kept = KeptColumns()
         n_rows = 0
-        for table in self._tables(order, stop):
-            blocks.append(self._predicted(table, n_rows))
+        tables = self._tables(order, stop)
+        for table in tables:
+            try:
+                blocks.append(self._predicted(table, n_rows))
+            except UnscorableValue:
+                for _ in tables:  # what is wrong with the body as a whole goes first, as in a small one
+                    pass
+                raise
             n_rows += table.n_rows
             kept.add(table.n_rows, table.kept)
         pieces = self._pieces(order, np.concatenate(blocks), self._kept(order, kept.columns()))

@@ -8,14 +8,16 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
-from tests.benchmarks.inputs import Bodies, subjects
+from tests.benchmarks.batch import batch_section
+from tests.benchmarks.inputs import FOLDER, Bodies, subjects
 from tests.benchmarks.many_models import figures_of_many
 from tests.benchmarks.measures import Effort, Figure, Outcome, comparison, figures
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.report import comparison_table, figure_table, page
 
-FOLDER = Path(".tools/bench")
+BATCH_ROWS: Final = 1_000_000
 
 
 def main() -> None:
@@ -31,7 +33,7 @@ def main() -> None:
 
     busy = os.getloadavg()[0]
     effort = Effort(1, 0.5) if options.quick else Effort(3, 2.0)
-    folder = FOLDER.resolve()
+    folder = FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     bodies = Bodies.fresh()
     outcomes: list[Outcome] = []
@@ -44,9 +46,12 @@ def main() -> None:
     own += figures(models[0], bodies, folder, effort)
     own += figures_of_many(models[0], bodies)
     print(f"\n{figure_table(own)}")
+    batch = batch_section(models, BATCH_ROWS // 100 if options.quick else BATCH_ROWS, effort.rounds)
     if options.write:
         command = "make bench" if options.write == Path("docs/benchmarks.md") else " ".join(sys.orig_argv[1:])
-        options.write.write_text(page(outcomes, own, command, effort.rounds, effort.seconds, busy))
+        options.write.write_text(
+            page(outcomes, own, batch, command, effort.rounds, effort.seconds, busy, options.write)
+        )
 
 
 if __name__ == "__main__":

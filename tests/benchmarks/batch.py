@@ -3,9 +3,9 @@ Score a file of a million rows: this batch command against scripts, in one run.
 
     python -m tests.benchmarks.batch [--rows N] [--rounds N] [--only NAME ...] [--memory]
 
-The server (two workers) and the command share the machine; the scripts have it for themselves. Everybody reads the same
-file of 28 columns and writes the predictions and all columns; our output and that of the fastest script must be the same
-bytes.
+The server (two workers) and the command share the machine; the others have it for themselves. Everybody reads the same
+file of 28 columns and writes the predictions and all columns, except MLflow's command, which writes predictions alone;
+our output and that of the fastest script must be the same bytes.
 ``--memory`` runs the command alone, with as many rows and with ten times as many, and says its highest memory use.
 """
 
@@ -15,18 +15,28 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks.__main__ import FOLDER
-from tests.benchmarks.inputs import CATEGORIES, NUMBERS, Subject, dataset, subjects
+import pandas as pd
+
+from tests.benchmarks.inputs import CATEGORIES, FOLDER, NUMBERS, Subject, dataset, subjects
+from tests.benchmarks.peers import MLFLOW, mlflow_model
 from tests.benchmarks.processes import MIB, free_ports, serving
 
 BLOCK_ROWS: Final = 100_000
 OURS: Final = "prediction-api batch"
+INTRODUCTION: Final = """\
+## Batch
+
+A file of {n_rows:,} rows to a file, 28 columns, all passed through; the median of {rounds} rounds. The batch command
+shares the machine with its server of two workers (memory: the command's own); the others have both cores for
+themselves. `mlflow models predict` gets the table as JSON, and writes predictions alone.\
+"""
 BATCH: Final = """
 import asyncio, json, sys
 from batch.definition import definition_from
@@ -37,6 +47,9 @@ print(open("/proc/self/status").read())
 """
 EXACT: Final = "script: the same engine, no HTTP"
 PANDAS: Final = "script: pandas chunks"
+MLFLOW_COMMAND: Final = "mlflow models predict"
+TARGETS: Final = {EXACT: ("1.0x", "1.0x"), PANDAS: ("7x", "3.5x"), MLFLOW_COMMAND: ("10x", "10x")}
+"""For the linear model, and for boosted trees."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,17 @@ def table(folder: Path, n_rows: int) -> Path:
     return path
 
 
+def as_json(source: Path) -> Path:
+    """The same table for MLflow's command, which takes codes such as ``007`` in a CSV for numbers."""
+    path = source.with_suffix(".json")
+    if not path.exists():
+        rows = pd.read_csv(source, dtype=dict.fromkeys(CATEGORIES, str), keep_default_na=False, na_values=[""])
+        part = path.with_suffix(".part")
+        part.write_text(f'{{"dataframe_split":{rows.to_json(orient="split", index=False, double_precision=15)}}}')
+        part.rename(path)
+    return path
+
+
 def measured(command: Sequence[str]) -> Run:
     """Run it to its end; it prints its own status, because what the system says counts our memory before the start."""
     began = time.perf_counter()
@@ -83,42 +107,62 @@ def batch_command(url: str, source: Path, target: Path) -> list[str]:
     return [sys.executable, "-c", BATCH, json.dumps(job)]
 
 
-def commands(subject: Subject, url: str, source: Path, folder: Path) -> dict[str, Callable[[Path], list[str]]]:
+def commands(subject: Subject, url: str, source: Path) -> dict[str, Callable[[Path], list[str]]]:
     """By name, what writes the scored table to a path."""
     script = [sys.executable, "-m", "tests.benchmarks.batch_scripts"]
+    mlflow = MLFLOW.bin(FOLDER)
+    predict = [str(mlflow / "python"), "-m", "tests.benchmarks.predict_mlflow", str(mlflow_model(mlflow, subject))]
     return {
         OURS: lambda target: batch_command(url, source, target),
         EXACT: lambda target: [*script, "exact", str(subject.package), str(source), str(target)],
         PANDAS: lambda target: [*script, "pandas", str(subject.pickle), str(source), str(target)],
+        MLFLOW_COMMAND: lambda target: [*predict, str(as_json(source)), str(target)],
     }
 
 
-def compare(subject: Subject, source: Path, n_rows: int, rounds: int, only: Sequence[str], folder: Path) -> None:
-    """Print rows/s and ratios."""
+def compare(subject: Subject, source: Path, n_rows: int, rounds: int, only: Sequence[str]) -> dict[str, list[Run]]:
+    """The runs of each, taking turns."""
     runs: dict[str, list[Run]] = {}
     port = free_ports(1)
     environ = {"PREDICTION_API_MODEL_REPOSITORY_PATH": str(subject.package), "PREDICTION_API_WORKERS": "2"}
     serve = [sys.executable, "-m", "prediction_api", "serve", "--port", str(port)]
-    with serving(serve, port, "/ping", environ):
-        todo = commands(subject, f"http://127.0.0.1:{port}", source, folder)
+    with tempfile.TemporaryDirectory(dir=source.parent) as folder, serving(serve, port, "/ping", environ):
+        todo = commands(subject, f"http://127.0.0.1:{port}", source)
         for _ in range(rounds):
+            targets = {name: Path(folder) / f"{number}.csv" for number, name in enumerate(todo)}
             for name in only or todo:
-                target = folder / f"{list(todo).index(name)}.out.csv"
+                runs.setdefault(name, []).append(measured(todo[name](targets[name])))
+                if name != MLFLOW_COMMAND:
+                    _check(targets[name], n_rows)
+            _check_same([targets[name] for name in (OURS, EXACT) if name in runs])
+            for target in targets.values():
                 target.unlink(missing_ok=True)
-                runs.setdefault(name, []).append(measured(todo[name](target)))
-                _check(target, n_rows)
-            _check_same([folder / f"{list(todo).index(name)}.out.csv" for name in (OURS, EXACT) if name in runs])
+    return runs
+
+
+def batch_table(runs: Mapping[str, list[Run]], n_rows: int, place: int) -> str:
+    """One line per command; *place* is that of the model in `TARGETS`."""
+    lines = ["| command | rows/s | peak memory, MiB | ours is | target |", "|---|---:|---:|---:|---|"]
     ours = statistics.median(run.seconds for run in runs[OURS]) if OURS in runs else float("nan")
-    print(f"\n{subject.name}, {n_rows:,} rows, median of {rounds}")
-    for place in folder.glob("*.out.csv"):
-        place.unlink()
     for name, done in runs.items():
         seconds = statistics.median(run.seconds for run in done)
+        ratio, target = ("", "") if name == OURS else (f"{seconds / ours:.2f}x", f"at least {TARGETS[name][place]}")
         peak = max(run.peak for run in done) / MIB
-        print(
-            f"  {name:34} {n_rows / seconds / 1e3:8.0f}k rows/s {peak:7.0f} MiB   ours is {seconds / ours:5.2f}x",
-            flush=True,
-        )
+        lines.append(f"| {name} | {n_rows / seconds:,.0f} | {peak:.0f} | {ratio} | {target} |")
+    return "\n".join(lines)
+
+
+def batch_section(models: Sequence[Subject], n_rows: int, rounds: int, only: Sequence[str] = ()) -> str:
+    """The part of the page about batch."""
+    folder = FOLDER / "batch"
+    folder.mkdir(parents=True, exist_ok=True)
+    source = table(folder, n_rows)
+    parts = [INTRODUCTION.format(n_rows=n_rows, rounds=rounds)]
+    for place, subject in enumerate(models):
+        runs = compare(subject, source, n_rows, rounds, only)
+        parts.append(f"### Batch: {subject.name}\n\n{batch_table(runs, n_rows, place)}")
+        print(parts[-1], flush=True)
+    return "\n\n".join(parts)
 
 
 def _check(target: Path, n_rows: int) -> None:
@@ -155,19 +199,18 @@ def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m tests.benchmarks.batch")
     arguments.add_argument("--rows", type=int, default=1_000_000)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--only", nargs="*", default=[], choices=[OURS, EXACT, PANDAS])
+    arguments.add_argument("--only", nargs="*", default=[], choices=[OURS, *TARGETS])
     arguments.add_argument("--memory", action="store_true")
     options = arguments.parse_args()
 
-    folder = FOLDER.resolve() / "batch"
-    folder.mkdir(parents=True, exist_ok=True)
-    models = subjects(FOLDER.resolve())
-    source = table(folder, options.rows)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    models = subjects(FOLDER)
     if options.memory:
+        folder = FOLDER / "batch"
+        folder.mkdir(exist_ok=True)
         memory(models[0], [(n, table(folder, n)) for n in (options.rows, 10 * options.rows)], folder)
-        return
-    for subject in models:
-        compare(subject, source, options.rows, options.rounds, options.only, folder)
+    else:
+        batch_section(models, options.rows, options.rounds, options.only)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from model_repository import create_package
 
+FOLDER: Final = Path(".tools/bench").resolve()
+"""Models, other servers' environments and tables, left for the next time."""
 NUMBERS: Final = [f"num_{i:02d}" for i in range(20)]
 CARDINALITY: Final = {f"cat_{i}": n for i, n in enumerate((2, 3, 5, 8, 12, 20, 50, 200))}
 CATEGORIES: Final = list(CARDINALITY)

@@ -102,18 +102,23 @@ FASTAPI: Final = Peer(
 )
 
 
-def _mlflow(bin_: Path, subject: Subject, port: int) -> list[str]:
+def mlflow_model(bin_: Path, subject: Subject) -> Path:
+    """The model as MLflow's own, made on first use."""
     saved = subject.pickle.with_name("mlflow")
     if not saved.exists():
         subprocess.run(
             [bin_ / "python", HERE / "save_mlflow.py", subject.pickle, saved], check=True, env=_environ(bin_)
         )
+    return saved
+
+
+def _mlflow(bin_: Path, subject: Subject, port: int) -> list[str]:
     return [
         str(bin_ / "mlflow"),
         "models",
         "serve",
         "-m",
-        str(saved),
+        str(mlflow_model(bin_, subject)),
         "--env-manager",
         "local",
         "-p",

@@ -10,6 +10,8 @@ from tests.benchmarks.floor import IN_PROCESS
 from tests.benchmarks.measures import ECHO, Figure, Outcome
 from tests.benchmarks.peers import OURS, PEERS
 
+REMARKS = "## Targets that are missed"
+
 INTRODUCTION = """\
 # Benchmarks
 
@@ -44,9 +46,23 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def page(
-    outcomes: Sequence[Outcome], figures: Sequence[Figure], command: str, rounds: int, seconds: float, busy: float
+    outcomes: Sequence[Outcome],
+    figures: Sequence[Figure],
+    batch: str,
+    command: str,
+    rounds: int,
+    seconds: float,
+    busy: float,
+    old: Path,
 ) -> str:
-    """The whole page; *busy* is the machine's load average before anything was measured."""
+    """
+    The whole page.
+
+    Args:
+        batch: the section about batch.
+        busy: the machine's load average before anything was measured.
+        old: the page as it was: its `REMARKS` were written by hand, and stay.
+    """
     introduction = INTRODUCTION.format(
         command=command,
         rounds=rounds,
@@ -68,6 +84,9 @@ def page(
     ]
     if figures:
         parts.append(f"## {OURS.name} alone\n\n{figure_table(figures)}")
+    parts.append(batch)
+    if old.exists() and REMARKS in (text := old.read_text()):
+        parts.append(text[text.index(REMARKS) :])
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

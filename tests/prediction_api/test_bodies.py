@@ -97,6 +97,13 @@ async def test_bad_gzip(pieces, message):
         await read(pieces, gzipped=True)
 
 
+async def test_nothing_is_read_behind_the_end_of_gzip():
+    receive = receiving([gzip.compress(b"abc"), b"first", b"last"])
+    with pytest.raises(MalformedBody, match="behind the end"):
+        await read_body(receive, CSV, gzip=True, length=None, limit=100)
+    assert (await receive())["body"] == b"last"
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

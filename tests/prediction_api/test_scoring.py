@@ -50,6 +50,15 @@ async def test_errors_of_late_blocks_count_rows_from_the_beginning(client_for, w
     assert says in answer.json()["message"]
 
 
+@pytest.mark.parametrize("n_rows", [2, 60_000])
+@pytest.mark.parametrize(("end", "says"), [("]", "missing columns: city"), ("", "not valid JSON")])
+async def test_errors_of_the_body_go_before_errors_of_a_value(client_for, n_rows, end, says):
+    body = "[" + ",".join(['{"x": 13}'] * n_rows) + end
+    answer = await client_for("regression").post("/predictions", content=body, headers=JSON)
+    assert answer.status_code == 400
+    assert says in answer.json()["message"]
+
+
 async def test_association_id_of_a_large_table(client_for):
     client = client_for("regression", mlops_association_id_column="id")
     body = csv_of([1.0] * 20_000) + b"1,Oslo,\n"
