@@ -11,6 +11,7 @@ object never ends. So a piece that parses was cut right, and one that does not i
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
@@ -33,6 +34,9 @@ FREE_CELLS: Final = 1_000_000
 MOST_CONTAINERS: Final = 200_000
 MOST_VALUES: Final = 2_000_000
 """In a piece that has to be built whole; usual pieces have fewer by their size alone."""
+
+KEPT_DECODERS: Final = 64
+"""Making one takes a tenth of loading a small model; versions of a model, and models of one table, share it."""
 
 _OPENING: Final = re.compile(rb"[ \t\r\n]*\[")
 _CUT: Final = re.compile(rb"\}[ \t\r\n]*(,)(?=[ \t\r\n]*\{)")
@@ -75,7 +79,7 @@ class JsonReader:
 
     def __init__(self, schema: Schema, piece_bytes: int = PIECE_BYTES) -> None:
         self._schema = schema
-        self._decoder = _decoder(schema)
+        self._decoder = _decoder(*((feature.name, _type(feature)) for feature in schema.features))
         self._converters = [(feature.name, json_converter(feature)) for feature in schema.features]
         # What is decoded with more than one type, because each is usual, is brought to one form afterwards.
         self._mixed = [
@@ -212,9 +216,11 @@ class _Reading:
             raise UnknownPassthroughColumns(unknown)
 
 
-def _decoder(schema: Schema) -> "msgspec.json.Decoder[list[Any]] | None":
-    fields = [(f"f{n}", _type(feature) | UnsetType, UNSET) for n, feature in enumerate(schema.features)]
-    renamed = {f"f{n}": feature.name for n, feature in enumerate(schema.features)}
+@lru_cache(maxsize=KEPT_DECODERS)
+def _decoder(*columns: tuple[str, Any]) -> "msgspec.json.Decoder[list[Any]] | None":
+    """For columns of these names and types."""
+    fields = [(f"f{n}", type_ | UnsetType, UNSET) for n, (_, type_) in enumerate(columns)]
+    renamed = {f"f{n}": name for n, (name, _) in enumerate(columns)}
     try:
         row = msgspec.defstruct("Row", fields, rename=renamed, gc=False)
     except ValueError:  # a name with a quote, a backslash or a control character; such tables are read the lenient way
