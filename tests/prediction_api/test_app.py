@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import uvicorn
@@ -126,6 +126,25 @@ async def test_long_answers_come_in_chunks(served):
     assert headers["transfer-encoding"] == "chunked"
     rest = await served.reader.readuntil(b"\r\n0\r\n\r\n")
     assert rest.count(b"2.0\n") == 20_000
+
+
+async def test_an_answer_that_breaks_off_is_not_taken_for_whole(served, monkeypatch):
+    """No last chunk, and the connection ends: a client must not think that these were all rows."""
+
+    def broken(*_: object) -> Iterator[bytes]:
+        yield b"spent_PREDICTION\n"
+        raise MemoryError
+
+    monkeypatch.setattr("prediction_api.scoring.CsvWriter.chunks", broken)
+    body = b"x,city\n" + b"1,a\n" * 20_000
+    served.writer.write(
+        b"POST /predictions HTTP/1.1\r\nHost: a\r\nContent-Type: text/csv\r\nAccept: text/csv\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    status, _, _ = await served.answer()
+    rest = await served.reader.read()
+    assert status == 200
+    assert not rest.endswith(b"\r\n0\r\n\r\n")
 
 
 async def test_draining_ends_connections(served):
