@@ -137,7 +137,7 @@ DEFENCES: Final = (
         "prediction_api/guard.py",
         "if self._linger_until and (now",
         "if False and (now",
-        f"{GUARD} -k 'leave_nothing or one_answer'",
+        f"{GUARD} -k refused",
     ),
     Defence(
         "JSON that explodes in memory",
@@ -235,7 +235,7 @@ DEFENCES: Final = (
         "prediction_api/supervisor.py",
         "            if now >= self._deadline:",
         "            if False:",
-        f"{LIFE} -k 'second_signal or stalled'",
+        f"{LIFE} -k cannot_drain",
     ),
     Defence(
         "orphans",
@@ -270,7 +270,7 @@ DEFENCES: Final = (
         "prediction_api/supervisor.py",
         "            self._board.failing = True\n",
         "",
-        f"{LIFE} -k keep_dying",
+        f"{LIFE} -k survivor",
     ),
     Defence(
         "a start that fails and tries again for ever",

@@ -69,10 +69,10 @@ class ServerProcess:
             response = client.getresponse()
             return response.status, response.read()
 
-    def status_of(self, path: str) -> int | None:
+    def status_of(self, path: str, timeout: float = LIMIT_SECONDS) -> int | None:
         """The status of an answer; none when there is no answer."""
         try:
-            return self.get(path)[0]
+            return self.get(path, timeout)[0]
         except OSError:
             return None
 

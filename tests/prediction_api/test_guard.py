@@ -269,6 +269,15 @@ def test_refused_bodies_leave_nothing_open(server: ServerProcess) -> None:
     assert "Traceback" not in server.log
 
 
+def test_who_was_refused_and_stays_is_cut_off(server: ServerProcess) -> None:
+    """Half open, the connection would cost the worker a file descriptor for as long as the client likes."""
+    until(lambda: open_sockets(server) == 1, "the connections of other tests are closed")
+    with server.connect() as connection:
+        connection.sendall(get(b"/ping"))
+        assert Answer(everything_from(connection)).status == 400
+        until(lambda: open_sockets(server) == 1, "the connection is closed")
+
+
 def open_sockets(server: ServerProcess) -> int:
     """Connections of the only worker."""
     [pid] = server.workers()

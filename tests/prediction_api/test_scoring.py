@@ -2,12 +2,18 @@
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import anyio
 import pytest
 from starlette.requests import ClientDisconnect
 
+from model_repository.csv_codec import CsvReader
 from model_repository.predictions import ScoringOptions
+from model_repository.tables import Table
 from prediction_api.app import create_app
 from prediction_api.negotiation import BodyForm
 from prediction_api.scoring import ONE_PIECE_ROWS, Lanes, Order, Scorer, unless_left
@@ -66,6 +72,27 @@ async def test_association_id_of_a_large_table(client_for):
     assert answer.json()["message"] == "row 20000, column 'id': the association id is missing"
     answer = await client.post("/predictions", content=body.replace(b",id", b",key"), headers=CSV)
     assert answer.json()["message"] == "column 'id': the association id is missing"
+
+
+async def test_one_large_body_is_read_at_a_time(client_for, monkeypatch):
+    """Two that come together never meet in the reader: each costs many times its bytes while it is read."""
+    meeting = threading.Barrier(2)
+    met = []
+
+    class Reader(CsvReader):
+        def tables(self, *arguments: Any) -> Iterator[Table]:
+            for table in super().tables(*arguments):
+                with suppress(threading.BrokenBarrierError):
+                    met.append(meeting.wait(0.3))
+                yield table
+
+    monkeypatch.setattr("prediction_api.scoring.CsvReader", Reader)
+    client = client_for("regression")
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(partial(client.post, "/predictions", content=csv_of([1.0] * 20_000), headers=CSV))
+    assert meeting.broken
+    assert not met
 
 
 async def test_work_ends_when_the_client_leaves():

@@ -202,6 +202,14 @@ def test_second_signal_ends_it_at_once() -> None:
         assert server.end(limit=1) == 0
 
 
+def test_a_worker_that_cannot_drain_is_killed() -> None:
+    with serving(shutdown_grace=1) as server, server.connect() as connection:
+        connection.sendall(b"GET /spin?seconds=60 HTTP/1.1\r\nHost: here\r\n\r\n")
+        until(lambda: server.status_of("/ping", timeout=0.2) is None, "the event loop stands")
+
+        assert server.end(limit=5) == 0
+
+
 def test_hangup_is_ignored() -> None:
     with serving() as server:
         server.process.send_signal(signal.SIGHUP)
@@ -295,6 +303,17 @@ def test_workers_that_keep_dying_are_given_a_rest() -> None:
         assert "workers keep dying: not ready" in server.log
         assert server.log.count("died: ") == 5
         until(lambda: server.status_of("/ping") == 200, "it tries again", limit=8)
+
+
+def test_a_survivor_is_not_ready_while_others_keep_dying() -> None:
+    with serving(workers=2) as server:
+        survivor = server.workers(2)[0]
+        for number in range(5):
+            os.kill(next(pid for pid in server.workers(2) if pid != survivor), signal.SIGKILL)
+            until(lambda number=number: server.log.count("died: signal SIGKILL") > number, "the death is noticed")
+
+        until(lambda: server.get("/ping") == (503, b"the server's workers keep dying"), "readiness is gone")
+        assert alive(survivor)
 
 
 def test_workers_that_cannot_start_any_more_are_given_a_rest(tmp_path: Path) -> None:
