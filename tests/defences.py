@@ -319,7 +319,7 @@ DEFENCES: Final = (
         "prediction_api/worker.py",
         '"ssl_shutdown_timeout": TLS_GOODBYE_SECONDS',
         '"ssl_shutdown_timeout": 600.0',
-        f"{TLS} -k idle_clients",
+        f"{TLS} -k never_answered",
     ),
     Defence(
         "old TLS",

@@ -58,6 +58,17 @@ class ServerProcess:
         until(lambda: len(self.children()) == count, f"{count} workers")
         return self.children()
 
+    def open_sockets(self) -> int:
+        """Of the only worker at our port: one is the listening socket."""
+        [pid] = self.workers()
+        table = Path(f"/proc/{pid}/net/tcp").read_text()
+        inodes = {line.split()[9] for line in table.splitlines()[1:] if f":{self.port:04X} " in line.split()[1] + " "}
+        found = 0
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found += entry.readlink().name.removeprefix("socket:[").removesuffix("]") in inodes
+        return found
+
     def connect(self, timeout: float = LIMIT_SECONDS) -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
         return self.tls.wrap_socket(connection, server_hostname="localhost") if self.tls else connection

@@ -4,7 +4,6 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -265,26 +264,14 @@ def test_refused_bodies_leave_nothing_open(server: ServerProcess) -> None:
     for _ in range(20):
         server.exchange(POST + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n")
 
-    until(lambda: open_sockets(server) == 1, "only the listening socket and the line to the parent are open")
+    until(lambda: server.open_sockets() == 1, "only the listening socket and the line to the parent are open")
     assert "Traceback" not in server.log
 
 
 def test_who_was_refused_and_stays_is_cut_off(server: ServerProcess) -> None:
     """Half open, the connection would cost the worker a file descriptor for as long as the client likes."""
-    until(lambda: open_sockets(server) == 1, "the connections of other tests are closed")
+    until(lambda: server.open_sockets() == 1, "the connections of other tests are closed")
     with server.connect() as connection:
         connection.sendall(get(b"/ping"))
         assert Answer(everything_from(connection)).status == 400
-        until(lambda: open_sockets(server) == 1, "the connection is closed")
-
-
-def open_sockets(server: ServerProcess) -> int:
-    """Connections of the only worker."""
-    [pid] = server.workers()
-    table = Path(f"/proc/{pid}/net/tcp").read_text()
-    inodes = {line.split()[9] for line in table.splitlines()[1:] if f":{server.port:04X} " in line.split()[1] + " "}
-    found = 0
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found += entry.readlink().name.removeprefix("socket:[").removesuffix("]") in inodes
-    return found
+        until(lambda: server.open_sockets() == 1, "the connection is closed")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from model_repository.errors import SettingsError
 from prediction_api.settings import Settings
 from prediction_api.tls import context_from, warnings_about_tls
-from tests.prediction_api.server_process import ServerProcess, everything_from, serving
+from tests.prediction_api.server_process import ServerProcess, everything_from, serving, until
 
 PASSPHRASE = "correct horse"
 
@@ -138,6 +138,15 @@ def test_stalled_handshake_is_ended(server: ServerProcess) -> None:
         assert b"200" not in everything_from(plain)
         assert 0.9 < time.monotonic() - began < 3
     assert server.get("/ping") == (200, b"pong")
+
+
+def test_a_goodbye_that_is_never_answered(server: ServerProcess) -> None:
+    """The server says that it closes, and does not wait long for the client to say the same."""
+    until(lambda: server.open_sockets() == 1, "the connections of other tests are closed")
+    with server.connect() as connection:
+        connection.sendall(b"GET /ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert connection.recv(9) == b"HTTP/1.1 "
+        until(lambda: server.open_sockets() == 1, "the connection is closed", limit=8)
 
 
 def test_refusals_and_large_answers_pass(server: ServerProcess) -> None:
