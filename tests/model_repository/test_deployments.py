@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from model_repository import repository
+from model_repository.deployment_config import read_config
 from model_repository.deployments import Loaded, Repository
 from model_repository.errors import (
     InvalidDeploymentId,
@@ -154,6 +155,29 @@ async def test_a_package_that_was_replaced(root: Path, line) -> None:
     deploy(root, "m", line(2))
     assert await served(models, "m") == (2, False)
     assert await served(models, "m") == (2, True)
+
+
+async def test_a_package_that_is_replaced_while_it_is_read(root: Path, line, monkeypatch) -> None:
+    """Between its configuration and itself: both are read again."""
+    store = Store(root, None)  # type: ignore[arg-type]
+
+    def put(number: int) -> None:
+        part, descriptor = store.new_part()
+        os.write(descriptor, line(number))
+        store.commit("m", part, b"model_id: of-%d" % number, lambda: None)
+        os.close(descriptor)
+
+    def read_config_slowly(*arguments: Any) -> Any:
+        found = read_config(*arguments)
+        if not replaced:
+            replaced.append(put(2))
+        return found
+
+    put(1)
+    replaced: list[None] = []
+    monkeypatch.setattr("model_repository.deployments.read_config", read_config_slowly)
+    found = (await opened(root).get("m")).deployment
+    assert (slope(found), found.model_id) == (2, "of-2")
 
 
 async def test_a_configuration_that_was_edited_costs_no_load(root: Path, line, binary) -> None:

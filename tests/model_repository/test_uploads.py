@@ -400,6 +400,21 @@ def test_two_processes_write_one_id(root: Path, tmp_path: Path, line) -> None:
     assert left_over(root) == []
 
 
+def test_a_change_waits_for_that_of_another_process(root: Path, tmp_path: Path, line) -> None:
+    (tmp_path / "1").write_bytes(line(1))
+    store = Store(root, None)  # type: ignore[arg-type]
+    part, descriptor = store.new_part()
+    with store._locked():
+        other = subprocess.Popen(writer(root, tmp_path / "1", ""))
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(2)
+        assert not (root / "m").exists()
+    assert other.wait(20) == 0
+    assert (root / "m" / "model.mlpkg").read_bytes() == line(1)
+    part.unlink()
+    os.close(descriptor)
+
+
 # Death
 
 

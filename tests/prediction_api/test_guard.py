@@ -185,6 +185,7 @@ def sent_slowly(server: ServerProcess, begin: bytes, then: bytes) -> tuple[Answe
         pytest.param(b"GET /ping?", b"a", 408, id="header byte by byte"),
         pytest.param(b"GET /ping HTTP/1.1\r\n", b"X-A: b\r\n", 408, id="endless header"),
         pytest.param(POST + b"Content-Length: 100\r\n\r\nabc", b"", 408, id="half a body"),
+        pytest.param(POST + b"Content-Length: 200000\r\n\r\n" + bytes(100_000), b"", 408, id="half a large body"),
         pytest.param(POST + b"Content-Length: 100000\r\n\r\n", b"a", 408, id="body byte by byte"),
         pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n", 408, id="chunks byte by byte"),
         pytest.param(get(b"/ping", b"Host: here"), b"", 200, id="idle after an answer"),
