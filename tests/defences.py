@@ -363,7 +363,7 @@ DEFENCES: Final = (
         "model_repository/deployments.py",
         "if (package_key, config_key) != snapshot.version or not is_in_place(self._root, snapshot.id, directory):",
         "if False:",
-        f"{MODELS}/test_deployments.py -k replaced_while",
+        f"{MODELS}/test_deployments.py -k are_replaced",
     ),
     Defence(
         "a replaced package that is not noticed",

@@ -157,24 +157,16 @@ async def test_a_package_that_was_replaced(root: Path, line) -> None:
     assert await served(models, "m") == (2, True)
 
 
-async def test_a_package_that_is_replaced_while_it_is_read(root: Path, line, monkeypatch) -> None:
-    """Between its configuration and itself: both are read again."""
-    store = Store(root, None)  # type: ignore[arg-type]
-
-    def put(number: int) -> None:
-        part, descriptor = store.new_part()
-        os.write(descriptor, line(number))
-        store.commit("m", part, b"model_id: of-%d" % number, lambda: None)
-        os.close(descriptor)
+async def test_files_that_are_replaced_while_they_are_read(root: Path, line, monkeypatch) -> None:
+    """Between the configuration and the package: both are read again."""
 
     def read_config_slowly(*arguments: Any) -> Any:
         found = read_config(*arguments)
-        if not replaced:
-            replaced.append(put(2))
+        deploy(root, "m", line(2), "model_id: of-2")
+        monkeypatch.setattr("model_repository.deployments.read_config", read_config)
         return found
 
-    put(1)
-    replaced: list[None] = []
+    deploy(root, "m", line(1), "model_id: of-1")
     monkeypatch.setattr("model_repository.deployments.read_config", read_config_slowly)
     found = (await opened(root).get("m")).deployment
     assert (slope(found), found.model_id) == (2, "of-2")
