@@ -229,6 +229,8 @@ def test_a_failure_is_reported(command: Any, job_file: Any, tmp_path: Path) -> N
     )
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["status"], report["name"], report["exit_code"]) == ("ABORTED", "nightly", 1)
+    assert (report["rows_scored"], report["retries"], report["model"]["name"]) == (250, 0, "binary")
+    assert report["requests"] > 6
     assert "row 270" in report["error"]
     assert not (tmp_path / "out.csv").exists()
 
