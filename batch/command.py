@@ -33,7 +33,7 @@ from batch.progress import Counts, Lines, View, bar, progress_fields, shown, spe
 from batch.redaction import Redactor
 from batch.report import Report
 from batch.retries import RetryPolicy
-from batch.rules import is_file_of
+from batch.rules import is_file_of, is_in_a_state
 from batch.runner import RunOptions, http_client, run_job
 from batch.scoring_client import ScoringClient
 from batch.settings import Credentials, credentials_from
@@ -160,7 +160,7 @@ def _wrong_arguments(
 
 
 def _wrong_report(path: Path, definition: Definition | None) -> list[str]:
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir() or not os.access(path.parent, os.W_OK) or is_in_a_state(path):
         return [f"--report: {path} cannot be written"]
     if definition is not None:
         job = definition.job

@@ -250,6 +250,7 @@ class Writing:
             run.job.csv_settings,
             self.answer,
             numeric_labels=labels_are_numbers(run.info),
+            escapes_formulas=run.job.csv_formula_escape,
         )
 
     def _opening(self, layout: Layout) -> bytes:

@@ -33,6 +33,7 @@ from botocore.exceptions import (
 from batch.adapters import _objects
 from batch.adapters._names import LOCATION, WRITE_MODE, Selection, WriteMode
 from batch.adapters._objects import Changed, Stored
+from batch.addresses import problem_of_store
 from batch.declared import key
 from batch.errors import BatchError, IntakeError, OutputError
 from batch.ports import NOTHING_LEFT, Intake, Leftovers, Output
@@ -44,7 +45,7 @@ _NO_UPLOAD: Final = "none"
 """The id of no upload of any store."""
 _BEGINNING_SECONDS: Final = 600.0
 """All tries to begin an upload together take less."""
-_BUCKET: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_BUCKET: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _IN_WORDS: Final = {
     "NoSuchBucket": "there is no such bucket",
     "NoSuchKey": "no such object",
@@ -169,6 +170,10 @@ async def open_output(
 async def _client(
     settings: _Location, credentials: Credentials, error: type[BatchError], *, anonymous: bool = False
 ) -> AsyncIterator[Any]:
+    if settings.endpoint_url is not None and not credentials.private_addresses_enabled:
+        problem = await problem_of_store(settings.endpoint_url)
+        if problem is not None:
+            raise error(f"endpoint_url: {problem}")
     session = AioSession()
     ours = settings.endpoint_url is None
     config = AioConfig(

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from batch.dialect import WIRE, Dialect
 from batch.errors import IntakeError, OutputError
 from batch.formats.jsonl import json_text
+from batch.formats.streams import is_gzip
 from batch.layout import Layout
 from batch.ports import Intake, SourceFile
 from batch.records import Chunk, Position, Records
@@ -114,6 +115,8 @@ async def schema_of(intake: Intake, file: SourceFile) -> list[str]:
 
 
 async def _footer(intake: Intake, file: SourceFile) -> tuple[int, bytes]:
+    if is_gzip(file.name):
+        raise IntakeError(f"{file.name}: a Parquet file is compressed inside, and is not read within .gz")
     size = file.size or 0
     if size < 12:
         raise IntakeError(f"{file.name}: not a Parquet file: it has {size} bytes")

@@ -1,5 +1,6 @@
 """Nine ways from one format to another: the predictions are the server's, what is passed through keeps its values."""
 
+import csv
 import gzip
 import json
 from datetime import datetime
@@ -162,6 +163,49 @@ async def test_no_parquet(harm: Any, message: str, job_for: Any, tmp_path: Path)
 
     with pytest.raises(IntakeError, match=rf"in\.parquet: .*{message}"):
         await run_job(job_for(**stores(tmp_path, "parquet", "csv")), NOBODY, options=QUICK)
+
+
+async def test_parquet_within_gzip_is_refused(job_for: Any, tmp_path: Path) -> None:
+    """Where a directory holds it, and its format is only known from the job."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/x.parquet.gz").write_bytes(gzip.compress(b"PAR1"))
+    intake = {"type": "filesystem", "path": f"{tmp_path}/in/", "format": "parquet"}
+
+    with pytest.raises(IntakeError, match=r"x\.parquet\.gz: a Parquet file is compressed inside"):
+        await run_job(job_for(intake_settings=intake), NOBODY, options=QUICK)
+
+
+FORMULAS = ["=1+1", "+cmd", "-2+3", "@sum", "\ttab", "\rline", '=HYPERLINK("x","y")', "-", "=a,b"]
+PLAIN = ["-1.5", "+3", "1e-5", "-inf", ".5", "a=b", "", "'=1", "a,=b", " x", "-.5E+3"]
+
+
+@pytest.mark.parametrize("source", ["csv", "quoted.csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("keys", [{}, {"csv_settings": {"delimiter": ";", "quotechar": "'"}}], ids=["comma", "other"])
+async def test_formulas_are_made_text_if_asked_for(source: str, keys: Any, job_for: Any, tmp_path: Path) -> None:
+    """Only what could be one; without the option every cell is passed as it is."""
+    formulas = [cell for cell in FORMULAS if source != "csv" or "\r" not in cell]  # it is a line end
+    cells = formulas + PLAIN
+    row = {"age": 1, "income": 2, "city": "Oslo", "member": True}
+    dialect = keys.get("csv_settings", {})
+    if source.endswith("csv"):
+        rows = [["1", "2", "Oslo", "true", cell, "x"] for cell in cells]
+        quoting = csv.QUOTE_ALL if source == "quoted.csv" else csv.QUOTE_MINIMAL
+        text = csv_text(rows, [*row, "note", "=id"], quoting=quoting, **dialect)
+        (tmp_path / f"in.{source}").write_text(text, newline="")
+    elif source == "jsonl":
+        lines = [json.dumps({**row, "note": cell, "=id": "x"}) for cell in cells]
+        (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    else:
+        pq.write_table(
+            pa.Table.from_pylist([{**row, "note": cell, "=id": "x"} for cell in cells]), tmp_path / "in.parquet"
+        )
+
+    for escape in (False, True):
+        output = {"passthrough_columns": ["note", "=id"], "csv_formula_escape": escape}
+        await run_job(job_for(**stores(tmp_path, source, "csv"), **keys, **output), NOBODY, options=QUICK)
+        header, *written = read_csv(tmp_path / "out.csv", **dialect)
+        assert header[-1] == ("'=id" if escape else "=id")
+        assert [row[-2] for row in written] == [f"'{cell}" if escape else cell for cell in formulas] + PLAIN
 
 
 @pytest.mark.parametrize(

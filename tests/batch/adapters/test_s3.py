@@ -354,6 +354,27 @@ def test_odd_urls(url: str) -> None:
         s3.IntakeSettings(url=url)
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "address", "message"),
+    [
+        pytest.param(
+            "http://store.example", "8.8.8.8", "is at the public address 8.8.8.8, expected https", id="public"
+        ),
+        pytest.param("http://store.example", "::ffff:8.8.8.8", "expected https", id="public in IPv6"),
+        pytest.param("https://store.example", "169.254.77.77", "is the link-local address 169.254.77.77", id="local"),
+        pytest.param("http://store.example", "::ffff:169.254.77.77", "link-local", id="local in IPv6"),
+    ],
+)
+async def test_endpoints_that_no_job_may_choose(endpoint: str, address: str, message: str, monkeypatch) -> None:
+    """By where their names lead; before anything is sent there."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(None, None, 0, "", (address, 0))])
+    settings = s3.OutputSettings(url="s3://b/x", endpoint_url=endpoint)
+
+    with pytest.raises(OutputError, match=f"endpoint_url: store.example {message}|{message}"):
+        async with s3.open_output(settings, Credentials(aws_access_key_id="A", aws_secret_access_key="B")):
+            pytest.fail("entered")  # pragma: no cover
+
+
 def test_an_endpoint_is_a_url() -> None:
     with pytest.raises(ValueError, match="endpoint_url: expected an http or https URL"):
         s3.IntakeSettings(url="s3://b/x", endpoint_url="127.0.0.1:9000")
