@@ -1,4 +1,4 @@
-"""Keep a job from reaching addresses that hand out a machine's credentials to whoever asks from within."""
+"""Where a job may connect to: not where a machine's credentials are handed out, and into the open only encrypted."""
 
 import ipaddress
 import socket
@@ -9,6 +9,7 @@ import anyio
 
 from batch.errors import ScoringServerError
 
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 METADATA: Final = frozenset({"fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16"})
 """Of clouds that do not use link-local ones."""
 
@@ -21,13 +22,33 @@ async def refuse_link_local(url: str) -> None:
         ScoringServerError: one of its addresses is link-local, however it is written.
     """
     host = urlsplit(url).hostname or ""
+    for address in await _addresses(host):
+        if is_link_local(address):
+            raise ScoringServerError(f"prediction_endpoint: {host} is the link-local address {address}")
+
+
+async def problem_of_store(url: str) -> str | None:
+    """
+    What speaks against sending data and signatures to the store at *url*, which a job chose.
+
+    Without encryption only addresses of private networks are taken; link-local ones never.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    for address in await _addresses(host):
+        if is_link_local(address):
+            return f"{host} is the link-local address {address}"
+        if parts.scheme != "https" and is_public(address):
+            return f"{host} is at the public address {address}, expected https"
+    return None
+
+
+async def _addresses(host: str) -> list[str]:
     try:
         found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
-        return  # whoever connects will say so
-    for *_, address in found:
-        if is_link_local(address[0]):
-            raise ScoringServerError(f"prediction_endpoint: {host} is the link-local address {address[0]}")
+        return []  # whoever connects will say so
+    return [str(row[4][0]) for row in found]
 
 
 def is_link_local(text: str) -> bool:
@@ -35,3 +56,15 @@ def is_link_local(text: str) -> bool:
     address = ipaddress.ip_address(text)
     mapped = getattr(address, "ipv4_mapped", None) or address
     return mapped.is_link_local or str(mapped).partition("%")[0] in METADATA
+
+
+def is_public(text: str) -> bool:
+    """Whether an IP address is of the internet, also where it is an IPv4 address in the clothes of an IPv6 one."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return address.is_global and not address.is_multicast

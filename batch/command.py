@@ -33,7 +33,7 @@ from batch.progress import Counts, Lines, View, bar, progress_fields, shown, spe
 from batch.redaction import Redactor
 from batch.report import Report
 from batch.retries import RetryPolicy
-from batch.rules import is_file_of
+from batch.rules import is_file_of, is_in_a_state
 from batch.runner import RunOptions, http_client, run_job
 from batch.scoring_client import ScoringClient
 from batch.settings import Credentials, credentials_from
@@ -60,6 +60,8 @@ class Command:
     redact: Redactor
     serve: Serve
     counts: Counts = field(default_factory=Counts)
+    report: Report | None = None
+    """What was done, once there was something to do."""
     began: float = field(default_factory=monotonic)
 
     @property
@@ -76,9 +78,8 @@ class Command:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended: with a report or with an error."""
+    """How a run ended."""
 
-    report: Report | None = None
     error: Exception | None = None
 
     @property
@@ -159,7 +160,7 @@ def _wrong_arguments(
 
 
 def _wrong_report(path: Path, definition: Definition | None) -> list[str]:
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir() or not os.access(path.parent, os.W_OK) or is_in_a_state(path):
         return [f"--report: {path} cannot be written"]
     if definition is not None:
         job = definition.job
@@ -219,7 +220,8 @@ async def _attempted(command: Command, platform: WriteBack | None) -> Ending:
             if platform is not None:
                 deployment_id = await _deployment_id(command, endpoint)
                 await platform.begin(announcement(command.job, deployment_id))
-            return Ending(await _scored(command, endpoint))
+            await _scored(command, endpoint)
+            return Ending()
     except ServingError as error:
         return Ending(error=error)
 
@@ -236,21 +238,28 @@ async def _deployment_id(command: Command, endpoint: str) -> str | None:
     return (info or {}).get("deploymentId") or command.job.deployment_id
 
 
-async def _scored(command: Command, endpoint: str) -> Report:
+async def _scored(command: Command, endpoint: str) -> None:
     """The engine, and on standard error how far it is."""
     ending = Ending()
+
+    def ended(report: Report) -> None:
+        command.report = report
+
     with _view(command) as view:
         async with shown(command.counts, view):
             try:
-                report = await run_job(
-                    command.job, command.credentials, endpoint=endpoint, options=command.options, counts=command.counts
+                await run_job(
+                    command.job,
+                    command.credentials,
+                    endpoint=endpoint,
+                    options=command.options,
+                    counts=command.counts,
+                    ended=ended,
                 )
-                ending = Ending(report)
             except ServingError as error:  # kept out of the task group, which would wrap it
-                ending = Ending(error=error)
-    if ending.report is None:
-        raise ending.error or JobAborted("aborted")
-    return ending.report
+                ending = Ending(error)
+    if ending.error is not None:
+        raise ending.error
 
 
 @contextmanager
@@ -323,11 +332,9 @@ def _leaf(error: BaseException) -> BaseException:
 
 def _write_report(command: Command, ending: Ending) -> None:
     """Whole or not at all, as everything else."""
-    told = (
-        msgspec.to_builtins(ending.report)
-        if ending.report is not None
-        else {"status": "ABORTED", "name": command.job.name, **_figures(command)}
-    )
+    told = msgspec.to_builtins(command.report or Report(status="ABORTED", name=command.job.name))
+    if ending.error is not None:
+        told["status"] = "ABORTED"
     error = None if ending.error is None else _in_words(ending.error)
     told |= {"exit_code": ending.exit_code, "error": error, "job_fingerprint": fingerprint(options_of(command.job))}
     path: Path = command.arguments.report

@@ -283,6 +283,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = {}
 
+    csv_formula_escape: Annotated[
+        bool,
+        key("Put a `'` before passed text that a spreadsheet would take for a formula; numbers stay as they are."),
+    ] = False
+
     # What is asked of the model besides
     max_explanations: Annotated[int | Literal["all"], key("Explanations per row; 0 is none.", least=0, most=100)] = 0
     max_ngram_explanations: Annotated[

@@ -84,11 +84,11 @@ class Leftovers(Protocol):
 
     @property
     def found(self) -> Sequence[str]:
-        """What earlier runs noted; the adapter ends these when its output is entered, if they still exist."""
+        """What earlier runs noted, in order; the adapter ends these when its output is entered, if they still exist."""
         ...
 
     def note(self, token: str) -> None:
-        """Remember *token*, on disk when this returns; call it before any data is sent under it."""
+        """Remember *token*, on disk when this returns: before what it tells of is begun, or nobody would know of it."""
         ...
 
 

@@ -99,7 +99,7 @@ def _errors(job: Job) -> Problems:
         return
     if job.errors.path is not None and not job.errors.path.strip():
         yield "errors.path", "expected the path of a file"
-    for name, store in (("intake_settings", job.intake_settings), ("output_settings", job.output_settings)):
+    for name, store in _stores(job):
         if job.errors.path and is_file_of(store, Path(job.errors.path)):
             yield "errors.path", f"is the file of {name}"
     if job.errors.mode == "abort" and not job.abort_on_error:
@@ -137,6 +137,34 @@ def _partitioned(job: Job) -> Problems:
         yield "output_settings.partition_columns", "a column stands in it twice"
 
 
+def _zipped(job: Job) -> Problems:
+    for name, store in _stores(job):
+        if store.format == "parquet" and store.place.partition("?")[0].endswith(".gz"):
+            yield f"{name}.format", "a Parquet file is compressed inside, there is none within .gz"
+
+
+def _formulas(job: Job) -> Problems:
+    if job.csv_formula_escape and job.output_settings.format != "csv":
+        yield "csv_formula_escape", 'only where output_settings.format is "csv"'
+
+
+def _states(job: Job) -> Problems:
+    places = {f"{name}.path": getattr(store.settings, "path", None) for name, store in _stores(job)}
+    for name, place in {**places, "errors.path": job.errors and job.errors.path}.items():
+        if place and is_in_a_state(Path(place)):
+            yield name, "lies in the state of an unfinished job"
+
+
+def is_in_a_state(path: Path) -> bool:
+    """Whether *path* leads to what a job keeps while it is unfinished."""
+    parts = (*path.parts, *path.resolve().parts)
+    return any(part.startswith(".") and part.endswith((".resume", ".prediction-api-batch")) for part in parts)
+
+
+def _stores(job: Job) -> tuple[tuple[str, Store], tuple[str, Store]]:
+    return ("intake_settings", job.intake_settings), ("output_settings", job.output_settings)
+
+
 def _jdbc(job: Job) -> Problems:
     types = [store.type for store in (job.intake_settings, job.output_settings) if store.type in DATABASES]
     if types and job.jdbc_settings is None:
@@ -168,6 +196,9 @@ RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Job], Problems]], ...]] = (
     (("errors", "abort_on_error", "intake_settings", "output_settings"), _errors),
     (("intake_settings", "output_settings"), _same_place),
     (("intake_settings", "output_settings"), _partitioned),
+    (("intake_settings", "output_settings"), _zipped),
+    (("intake_settings", "output_settings", "errors"), _states),
+    (("output_settings", "csv_formula_escape"), _formulas),
     (("intake_settings", "output_settings", "jdbc_settings"), _jdbc),
     (("enabled", "schedule"), _schedule),
 )

@@ -1,6 +1,7 @@
 """What one run knows and learns: its job, the server, how large requests may be."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from batch.errors import IntakeError, ModelChanged, ScoringServerError
 from batch.job import Job
 from batch.layout import OutputOptions
 from batch.model_info import feature_names, identity_of
-from batch.ports import Intake
+from batch.ports import Intake, SourceFile
 from batch.progress import Counts
 from batch.records import Records
 from batch.retries import RetryPolicy
@@ -61,6 +62,12 @@ class Run:
         settings = job.csv_settings
         self.dialect = Dialect("\t" if settings.delimiter == "tab" else settings.delimiter, settings.quotechar)
         self.info: dict[str, Any] | None = None
+        self.files: Sequence[SourceFile] = ()
+        """What is read, as soon as it is found."""
+        self.outputs: Sequence[str] = ()
+        """What was published."""
+        self.status = "ABORTED"
+        """As the report has it."""
         self.seconds_writing = 0.0
 
     def output_options(self) -> OutputOptions:

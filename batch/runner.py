@@ -7,32 +7,39 @@ Whatever ends a run early leaves its state, and the same job continues from ther
 """
 
 import json
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 import httpx
 from anyio import to_thread
 
 from batch.adapters import adapter_for
-from batch.errors import BatchError, ScoringServerError
+from batch.errors import BatchError, RowRefused, ScoringServerError
+from batch.isolation import score_all
 from batch.job import Job, options_of
 from batch.layout import layout_for
 from batch.model_info import answer_columns, identity_of
 from batch.ports import Intake
 from batch.progress import Counts
+from batch.records import START
 from batch.report import Report
 from batch.run import Run, RunOptions
 from batch.settings import Credentials
-from batch.state import open_state
-from batch.state_place import check_place_for_errors, state_directory
-from batch.writing import Writing
+from batch.sources import Source
+from batch.state import is_unfinished, open_state
+from batch.state_place import check_place_for_errors, check_place_for_state, state_directory
+from batch.writing import Writing, place_of
 
 __all__ = ["RunOptions", "http_client", "run_job"]
 
 CONNECT_SECONDS: Final = 10.0
+ROWS_TRIED: Final = 10
+"""So many rows are asked for to see whether a job is valid."""
 
 
 async def run_job(
@@ -43,6 +50,7 @@ async def run_job(
     client: httpx.AsyncClient | None = None,
     options: RunOptions | None = None,
     counts: Counts | None = None,
+    ended: Callable[[Report], None] = lambda report: None,
 ) -> Report:
     """
     Score the whole input.
@@ -51,6 +59,7 @@ async def run_job(
         endpoint: base URL of the prediction server; else the job's own.
         client: what speaks HTTP with it; else one that follows no redirects and no proxy variables.
         counts: kept up to date as the job runs.
+        ended: told what was done, also of a job that failed or was cancelled.
 
     Raises:
         BatchError: one of its leaves; whatever was done stays as the job's state.
@@ -61,10 +70,15 @@ async def run_job(
     async with AsyncExitStack() as stack:
         http = client if client is not None else await stack.enter_async_context(http_client(job, credentials))
         run = Run(job, credentials, url, http, options or RunOptions(), counts or Counts())
+        began = monotonic()
         try:
-            return await _reported(run)
+            await _done(run)
         except BaseExceptionGroup as group:
             raise _first(group) from group
+        finally:
+            report = _told(run, monotonic() - began)
+            ended(report)
+        return report
 
 
 def http_client(job: Job, credentials: Credentials) -> httpx.AsyncClient:
@@ -90,32 +104,58 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-async def _reported(run: Run) -> Report:
-    """Do it, and tell."""
-    began = monotonic()
+async def _done(run: Run) -> None:
+    """What is wrong on our side is seen before the server is asked, which may take long."""
     check_place_for_errors(run.job, run.credentials.root)
+    directory = state_directory(run.job, run.options.state_dir or run.credentials.state_dir)
+    if not is_unfinished(directory):  # else its output may be there already, and only its state knows
+        await _look_at_output(run)
+        check_place_for_state(directory)
     intake_module = adapter_for(run.job.intake_settings.type)
     async with intake_module.open_intake(run.job.intake_settings.settings, run.credentials) as intake:
+        run.files = intake.files
         run.info = await run.server.info()
-        outputs = await (_validated(run, intake) if run.options.validate else _scored(run, intake))
-        return _told(run, intake, outputs, monotonic() - began)
+        if run.options.validate:
+            await _validate(run, intake)
+            run.status = "VALIDATED"
+        else:
+            run.outputs = await _scored(run, intake, directory)
+            run.status = "COMPLETED"
 
 
-async def _validated(run: Run, intake: Intake) -> Sequence[str]:
-    """Open everything, look at every file's columns, leave nothing."""
-    output_module = adapter_for(run.job.output_settings.type)
+async def _look_at_output(run: Run) -> None:
+    """See that it can be written, and leave nothing."""
+    output = run.job.output_settings
     with anyio.CancelScope() as scope:
-        async with output_module.open_output(run.job.output_settings.settings, run.credentials):
-            sources = [await run.source(intake, number) for number in range(len(intake.files))]
-            if sources[0].names and (columns := answer_columns(run.info)):
-                layout_for(columns, sources[0].names, run.output_options())
+        async with adapter_for(output.type).open_output(output.settings, run.credentials):
             scope.cancel()  # leaving by a cancellation publishes nothing
             await anyio.lowlevel.checkpoint()
-    return ()
 
 
-async def _scored(run: Run, intake: Intake) -> Sequence[str]:
-    directory = state_directory(run.job, run.options.state_dir or run.credentials.state_dir)
+async def _validate(run: Run, intake: Intake) -> None:
+    """Look at the columns of every file, and ask the server for the first rows with all that the job wants."""
+    sources = [await run.source(intake, number) for number in range(len(intake.files))]
+    answered = await _tried(run, intake, sources)
+    columns = answered or answer_columns(run.info)
+    if sources[0].names and columns:
+        layout_for(columns, sources[0].names, run.output_options())
+
+
+async def _tried(run: Run, intake: Intake, sources: Sequence[Source]) -> Sequence[str] | None:
+    """The columns of the server's answer; None: there is no row."""
+    for source in sources:
+        async with aclosing(source.chunks(START)) as chunks:
+            async for chunk in chunks:
+                rows = chunk.records.part(0, min(ROWS_TRIED, len(chunk.records)))
+                outcome = await score_all(rows, run.ask, isolate=not run.job.disable_row_level_error_handling)
+                if outcome.problems and run.policy.at_first:
+                    row, problem = min(outcome.problems.items())
+                    raise RowRefused(f"{place_of(intake, chunk, row)}: {problem.message}")
+                return outcome.names
+    return None
+
+
+async def _scored(run: Run, intake: Intake, directory: Path) -> Sequence[str]:
     restart = run.options.restart or not run.job.resume
     state = await to_thread.run_sync(lambda: open_state(directory, _identity(run, intake), restart=restart))
     try:
@@ -136,11 +176,11 @@ def _identity(run: Run, intake: Intake) -> dict[str, Any]:
     return identity
 
 
-def _told(run: Run, intake: Intake, outputs: Sequence[str], seconds: float) -> Report:
+def _told(run: Run, seconds: float) -> Report:
     counts, traffic = run.counts, run.server.traffic
     new = counts.rows_done - counts.rows_before
     return Report(
-        status="VALIDATED" if run.options.validate else "COMPLETED",
+        status=run.status,
         name=run.job.name,
         rows_read=counts.rows_read,
         rows_scored=counts.rows_scored,
@@ -155,6 +195,6 @@ def _told(run: Run, intake: Intake, outputs: Sequence[str], seconds: float) -> R
         retries=traffic.retries,
         retry_reasons=traffic.statuses,
         model=run.info,
-        inputs=[{"name": file.name, "size": file.size, "version": file.version} for file in intake.files],
-        outputs=outputs,
+        inputs=[{"name": file.name, "size": file.size, "version": file.version} for file in run.files],
+        outputs=run.outputs,
     )

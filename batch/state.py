@@ -76,6 +76,11 @@ class NotedLeftovers:
             self.state.note({"leftover": token}, sync=True)
 
 
+def is_unfinished(directory: Path) -> bool:
+    """Whether an earlier run left something there."""
+    return (directory / JOURNAL).exists()
+
+
 def open_state(directory: Path, identity: Mapping[str, Any], *, restart: bool = False) -> State:
     """
     The state of the job with that identity: a new one, or what an earlier run left.

@@ -27,12 +27,26 @@ def state_directory(job: Job, asked_for: Path | None) -> Path:
     path = getattr(output.settings, "path", None)
     if path is not None and output.type in ("filesystem", "localFile"):
         place = Path(os.path.realpath(path))
-        if not place.parent.is_dir():
-            raise OutputError(f"{path}: no such file or directory: {place.parent}")
+        try:
+            place.parent.stat()
+        except OSError as exc:
+            raise OutputError(f"{path}: {(exc.strerror or str(exc)).lower()}: {place.parent}") from exc
         return place / ".resume" if str(path).endswith("/") else place.with_name(f".{place.name}.resume")
     settings = msgspec.to_builtins(output.settings)
     text = json.dumps([output.type, output.format, settings], sort_keys=True, default=str)
     return (asked_for or DEFAULT) / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_place_for_state(directory: Path) -> None:
+    """
+    See before the work whether the state can be kept.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"{directory}: cannot be written")
 
 
 def check_place_for_errors(job: Job, root: Path | None) -> None:

@@ -27,7 +27,7 @@ EVERY: Final = 10.0
 PATIENCE: Final = 10.0
 """Seconds for one of them."""
 NOT_SENT: Final = frozenset({"prediction_endpoint", "jdbc_settings", "deployment_id", "enabled", "schedule"})
-OURS: Final = frozenset({"mini_batch_size", "resume", "id_column", "include_row_id", "errors"})
+OURS: Final = frozenset({"mini_batch_size", "resume", "id_column", "include_row_id", "errors", "csv_formula_escape"})
 """Keys that no platform knows."""
 STORE_KEYS: Final = (
     "url", "path", "query", "table", "schema", "catalog", "statement_type", "create_table_if_not_exists",

@@ -164,16 +164,10 @@ class Writing:
         row, problem = next(iter(sorted(outcome.problems.items())))
         failed = counts.rows_failed + len(outcome.problems)
         if policy.at_first:
-            raise RowRefused(f"{self._where(chunk, row)}: {problem.message}")
+            raise RowRefused(f"{place_of(self.intake, chunk, row)}: {problem.message}")
         if policy.stops(failed, counts.rows_done + len(chunk.records)):
-            raise TooManyErrors(
-                f"{failed} rows failed, {policy}; one of the last: {self._where(chunk, row)}: {problem.message}"
-            )
-
-    def _where(self, chunk: Chunk, row: int) -> str:
-        line = chunk.records.line_of(row)
-        place = "" if line is None else f" (line {chunk.start.lines + line + 1})"
-        return f"{self.intake.files[chunk.file].name}, row {chunk.start.rows + row}{place}"
+            place = place_of(self.intake, chunk, row)
+            raise TooManyErrors(f"{failed} rows failed, {policy}; one of the last: {place}: {problem.message}")
 
     def _spooled(self, product: Product, chunk: Chunk, outcome: Outcome) -> bytes:
         """Spool, errors and journal of one chunk, in this order; on a worker thread."""
@@ -256,6 +250,7 @@ class Writing:
             run.job.csv_settings,
             self.answer,
             numeric_labels=labels_are_numbers(run.info),
+            escapes_formulas=run.job.csv_formula_escape,
         )
 
     def _opening(self, layout: Layout) -> bytes:
@@ -266,6 +261,13 @@ class Writing:
         errors = self.run.job.errors
         if errors is not None and errors.path is not None:
             publish_copy(self.errors, Path(errors.path))
+
+
+def place_of(intake: Intake, chunk: Chunk, row: int) -> str:
+    """Where a row of a chunk stands, for people."""
+    line = chunk.records.line_of(row)
+    place = "" if line is None else f" (line {chunk.start.lines + line + 1})"
+    return f"{intake.files[chunk.file].name}, row {chunk.start.rows + row}{place}"
 
 
 def _total(intake: Intake) -> int | None:

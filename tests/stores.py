@@ -36,6 +36,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from gcp_storage_emulator.server import create_server
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.s3.exceptions import NoSuchUpload
+from moto.s3.models import S3Backend
 from nanio.app import build_app
 from nanio.auth.credentials import StaticCredentialResolver
 from nanio.config import Settings as NanioSettings
@@ -83,6 +85,8 @@ class Record:
     refuse: Callable[[Seen], bool] = lambda seen: False
     """Requests to be answered with `refusal` instead; tests set both."""
     refusal: tuple[int, bytes] = (400, b"")
+    answering: Callable[[Seen], None] = lambda seen: None
+    """Called when a request has had its effect, and nobody knows yet; what it raises becomes a 500."""
     _under_way: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -104,6 +108,7 @@ class Record:
         self.requests.clear()
         self.most_at_once.clear()
         self.refuse, self.refusal = (lambda seen: False), (400, b"")
+        self.answering = lambda seen: None
 
 
 @dataclass
@@ -117,10 +122,16 @@ class RecordedAsgi:
         headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
         query = scope["query_string"].decode()
         seen = Seen(scope["method"], scope["raw_path"].decode() + (f"?{query}" if query else ""), headers)
+
+        async def answer(message):
+            if message["type"] == "http.response.start":
+                self.record.answering(seen)
+            await send(message)
+
         with self.record.of(seen) as is_refused:
             status, body = self.record.refusal
             app = Response(body, status, media_type="application/xml") if is_refused else self.app
-            await app(scope, receive, send)
+            await app(scope, receive, answer)
 
 
 @contextmanager
@@ -164,6 +175,16 @@ class S3:
         return Credentials(aws_access_key_id=self.key_id, aws_secret_access_key=self.secret)
 
 
+_upload_part = S3Backend.upload_part
+
+
+def _upload_part_of_a_known_upload(backend: S3Backend, bucket_name: str, multipart_id: str, *rest: Any) -> Any:
+    """moto breaks where the upload does not exist; S3 says so."""
+    if multipart_id not in backend.get_bucket(bucket_name).multiparts:
+        raise NoSuchUpload(upload_id=multipart_id)
+    return _upload_part(backend, bucket_name, multipart_id, *rest)
+
+
 @pytest.fixture(scope="session", name="moto")
 def started_moto() -> Iterator[S3]:
     """With checked signatures and permissions; one user who may use S3."""
@@ -191,7 +212,9 @@ def started_moto() -> Iterator[S3]:
     allowed = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
     iam.put_user_policy(UserName="tester", PolicyName="s3", PolicyDocument=json.dumps(allowed))
     httpx.post(f"{url}/moto-api/reset-auth", content=b"0").raise_for_status()
-    yield S3(url, access["AccessKeyId"], access["SecretAccessKey"], record)
+    with pytest.MonkeyPatch.context() as mended:
+        mended.setattr(S3Backend, "upload_part", _upload_part_of_a_known_upload)
+        yield S3(url, access["AccessKeyId"], access["SecretAccessKey"], record)
     server.shutdown()
     thread.join(10)
     server.server_close()

@@ -192,6 +192,41 @@ def test_package_commands(demo_package: Path, tmp_path: Path) -> None:
     assert verified.returncode == 0, verified.stderr
 
 
+@pytest.mark.parametrize("own_server", [True, False], ids=["own server", "running server"])
+def test_a_file_in_batch(own_server: bool, demo_package: Path, demo_server: Server, tmp_path: Path) -> None:
+    """The rows of the file with what the server says of them, by either way of having one."""
+    header = "patient,age,sex,bmi,bp,chol,ldl,hdl,chol_ratio,log_tg,glucose\n"
+    rows = [
+        f"{i:05d},{20 + i % 60},sex {1 + i % 2},{18 + i % 20},{80 + i % 30},157,93.2,38,4,4.86,87" for i in range(3000)
+    ]
+    text = header + "\n".join(rows) + "\n"
+    (tmp_path / "in.csv").write_text(text)
+    job = {
+        "intake_settings": {"type": "filesystem", "path": str(tmp_path / "in.csv")},
+        "output_settings": {"type": "filesystem", "path": str(tmp_path / "out.csv")},
+        "passthrough_columns": ["patient"],
+        "mini_batch_size": 400,
+    }
+    (tmp_path / "job.json").write_text(
+        json.dumps(job if own_server else job | {"prediction_endpoint": demo_server.url})
+    )
+    served = ["--serve", str(demo_package)] if own_server else []
+
+    done = subprocess.run(
+        [BIN / "prediction-api", "batch", tmp_path / "job.json", *served, "--report", tmp_path / "report.json"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "completed: 3,000 rows read = 3,000 scored + 0 failed + 0 skipped" in done.stderr
+    expected = demo_server.ask(text, "text/csv", accept="text/csv", passthroughColumns="patient").text
+    assert (tmp_path / "out.csv").read_text() == expected
+    assert json.loads((tmp_path / "report.json").read_text())["rows_scored"] == 3000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "job.json", "out.csv", "report.json"]
+
+
 @pytest.mark.parametrize("with_curl", [True, False], ids=["curl", "no curl"])
 def test_the_demo(with_curl: bool, tmp_path: Path) -> None:
     """As ``make demo`` runs it, but in a directory of its own."""

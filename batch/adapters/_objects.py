@@ -104,8 +104,8 @@ class Store(Protocol):
         """A new upload, noted in *leftovers* if a crash would leave something of it; parts may be sent by *tasks*."""
         ...
 
-    async def end_leftover(self, token: str) -> None:
-        """Remove what a killed run noted, if it is still there."""
+    async def end_leftovers(self, tokens: Sequence[str]) -> None:
+        """Remove what killed runs noted, in that order, if it is still there."""
         ...
 
     async def delete(self, key: str) -> None:
@@ -310,8 +310,7 @@ class _Uploads:
     async def begin(self) -> None:
         """Remove what a killed run left, and see that the place takes an object."""
         with translated(self.store, self.text, OutputError):
-            for token in self.leftovers.found:
-                await self.store.end_leftover(token)
+            await self.store.end_leftovers(self.leftovers.found)
         if self.directory:
             key = f"{self.text}part-00000"
         else:

@@ -6,7 +6,7 @@ never committed cannot be seen, and the service drops them within a week.
 """
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -239,8 +239,8 @@ class _Container:
     async def begin(self, key: str, tasks: TaskGroup, leftovers: Leftovers, *, replace: bool) -> "_Blocks":
         return _Blocks(self, key, replace)
 
-    async def end_leftover(self, token: str) -> None:
-        """There is none."""
+    async def end_leftovers(self, tokens: Sequence[str]) -> None:
+        """There are none."""
 
     async def delete(self, key: str) -> None:
         await obstore.delete_async(self.client, key)

@@ -5,6 +5,7 @@ A file is written beside its final name and renamed when everything is on disk, 
 the old file or the whole new one, even if the machine stops.
 """
 
+import errno
 import os
 import secrets
 import stat
@@ -265,7 +266,7 @@ class _Parts:
                 self._home.mkdir(exist_ok=True)
             else:
                 self._check_free(self._final(None))
-            self._new_part("probe").unlink()
+            _check_writable(self._home)
 
     def local_path(self, name: str | None) -> Path:
         """The final path."""
@@ -330,6 +331,17 @@ class _Parts:
         if self.made:
             with suppress(OSError):  # not empty: it holds what was committed
                 self._home.rmdir()
+
+
+def _check_writable(directory: Path) -> None:
+    """Open a file that has no name, so that nothing is left of it whatever happens; where there are such files."""
+    try:
+        os.close(os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except OSError as exc:
+        if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+            raise
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from exc
 
 
 def _write_all(target: int, data: bytes) -> None:

@@ -6,7 +6,7 @@ forgets an unfinished one within a week. The client blocks, so every call runs o
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,8 +203,8 @@ class _Bucket:
     async def begin(self, key: str, tasks: TaskGroup, leftovers: Leftovers, *, replace: bool) -> "_Resumable":
         return _Resumable(self, key, replace)
 
-    async def end_leftover(self, token: str) -> None:
-        """There is none."""
+    async def end_leftovers(self, tokens: Sequence[str]) -> None:
+        """There are none."""
 
     async def delete(self, key: str) -> None:
         await self.threads.do(self.client.blob(key).delete, timeout=_SECONDS)

@@ -6,7 +6,6 @@ connection can be tried again. Addresses are checked after the name was resolved
 that was checked.
 """
 
-import ipaddress
 import tempfile
 from collections.abc import AsyncIterator, Container, Mapping
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ import msgspec
 from anyio import to_thread
 
 from batch.adapters._names import Selection
+from batch.addresses import is_public
 from batch.declared import key
 from batch.errors import BatchError, IntakeError, OutputError
 from batch.ports import NOTHING_LEFT, Intake, Leftovers, Output, SourceFile, Write
@@ -30,7 +30,6 @@ from batch.settings import Credentials
 _BLOCK_BYTES: Final = 256 * 1024
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
 RETRIES: Final = RetryPolicy()
-_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
 class _Location(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,18 +110,6 @@ class _Guarded(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the connections."""
         await self._inner.aclose()
-
-
-def is_public(address: str) -> bool:
-    """Whether *address* is of the internet, also where it is an IPv4 address in the clothes of an IPv6 one."""
-    ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
 
 
 @dataclass(frozen=True)

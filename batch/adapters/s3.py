@@ -2,13 +2,18 @@
 S3, MinIO and whatever speaks like them.
 
 A result is a multipart upload that is completed at the end; until then there is nothing under its key. What a killed
-run left open is noted by its id, and aborted by the next run of the same job.
+run left open is aborted by the next run of the same job: an upload is noted before it is begun, and again when its id
+is known.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import re
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from hashlib import md5
+from itertools import pairwise
 from typing import Annotated, Any, Final
 
 import anyio
@@ -28,6 +33,7 @@ from botocore.exceptions import (
 from batch.adapters import _objects
 from batch.adapters._names import LOCATION, WRITE_MODE, Selection, WriteMode
 from batch.adapters._objects import Changed, Stored
+from batch.addresses import problem_of_store
 from batch.declared import key
 from batch.errors import BatchError, IntakeError, OutputError
 from batch.ports import NOTHING_LEFT, Intake, Leftovers, Output
@@ -35,6 +41,11 @@ from batch.settings import Credentials
 
 _MEBIBYTE: Final = 1024 * 1024
 _SMALLEST_PART: Final = 5 * _MEBIBYTE
+_NO_UPLOAD: Final = "none"
+"""The id of no upload of any store."""
+_BEGINNING_SECONDS: Final = 600.0
+"""All tries to begin an upload together take less."""
+_BUCKET: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _IN_WORDS: Final = {
     "NoSuchBucket": "there is no such bucket",
     "NoSuchKey": "no such object",
@@ -87,8 +98,10 @@ class _Location(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         problems = []
-        if not self.url.startswith("s3://") or not self.bucket or "/" not in self.url[5:] or "\0" in self.url:
+        if not self.url.startswith("s3://") or "/" not in self.url[5:] or "\0" in self.url:
             problems.append("url: expected s3://bucket/key")
+        elif not _BUCKET.fullmatch(self.bucket):
+            problems.append("url: expected s3://bucket/key, the bucket of letters, digits, '.', '_' and '-'")
         if self.endpoint_url is not None and not self.endpoint_url.startswith(("http://", "https://")):
             problems.append("endpoint_url: expected an http or https URL")
         if problems:
@@ -157,6 +170,10 @@ async def open_output(
 async def _client(
     settings: _Location, credentials: Credentials, error: type[BatchError], *, anonymous: bool = False
 ) -> AsyncIterator[Any]:
+    if settings.endpoint_url is not None and not credentials.private_addresses_enabled:
+        problem = await problem_of_store(settings.endpoint_url)
+        if problem is not None:
+            raise error(f"endpoint_url: {problem}")
     session = AioSession()
     ours = settings.endpoint_url is None
     config = AioConfig(
@@ -203,6 +220,27 @@ async def _keys(
         hint = ', or read a public bucket with "anonymous": true' if error is IntakeError else ""
         raise error(f"{settings.url}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY{hint}")
     return {}
+
+
+class _Noted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is remembered of an upload."""
+
+    key: str
+    upload_id: str | None = None
+    """None: it is about to be begun."""
+    others: tuple[str, ...] = ()
+    """Uploads of that key that were there before."""
+    until: float = 0.0
+    """One that began later, by the store's clock, is somebody else's."""
+
+    def token(self) -> str:
+        """As it stands in the journal."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def read_from(cls, token: str) -> "_Noted":
+        """The other way."""
+        return msgspec.json.decode(token, type=cls)
 
 
 @dataclass(frozen=True)
@@ -254,21 +292,70 @@ class _Bucket:
         return data
 
     async def check_writable(self, key: str) -> None:
-        await self._abort(key, await self._create(key))
+        """Send a part of an upload that does not exist: who may write there is told so, and nothing was begun."""
+        to = {"Bucket": self.name, "Key": key, "UploadId": _NO_UPLOAD, "PartNumber": 1, "Body": b""}
+        try:
+            await self.client.upload_part(**to, **self.encryption.on_access)
+        except ClientError as exc:
+            if _code(exc) not in ("NoSuchUpload", "InvalidArgument"):
+                raise
 
     async def begin(self, key: str, tasks: TaskGroup, leftovers: Leftovers, *, replace: bool) -> "_Multipart":
-        upload_id = await self._create(key)
-        leftovers.note(f"{upload_id} {key}")
+        attempt = await self._attempt(key)
+        if attempt is not None:
+            leftovers.note(attempt.token())
+        try:
+            upload_id, tries = await self._create(key)
+        except self.errors:
+            with suppress(*self.errors):
+                await self._end_attempt(attempt)
+            raise
+        leftovers.note(_Noted(key, upload_id).token())
+        if tries > 1:  # an earlier try may have begun one, too, and its answer was lost
+            await self._end_attempt(attempt, but=upload_id)
         return _Multipart(self, key, upload_id, tasks, replace, anyio.Semaphore(self.concurrency))
 
-    async def _create(self, key: str) -> str:
+    async def _create(self, key: str) -> tuple[str, int]:
+        """Its id, and how many times the client asked."""
         answer = await self.client.create_multipart_upload(Bucket=self.name, Key=key, **self.encryption.on_creation)
-        upload_id: str = answer["UploadId"]
-        return upload_id
+        return answer["UploadId"], 1 + answer["ResponseMetadata"].get("RetryAttempts", 0)
 
-    async def end_leftover(self, token: str) -> None:
-        upload_id, _, key = token.partition(" ")
-        await self._abort(key, upload_id)
+    async def _attempt(self, key: str) -> "_Noted | None":
+        """What tells an upload that is begun now from all others; None: the store does not let us see them."""
+        try:
+            uploads, now = await self._open_uploads(key)
+        except ClientError:
+            return None
+        return _Noted(key, others=tuple(uploads), until=now + _BEGINNING_SECONDS)
+
+    async def _open_uploads(self, key: str) -> tuple[dict[str, float], float]:
+        """Ids of the unfinished uploads of exactly that key with their beginnings, and the store's time."""
+        uploads: dict[str, float] = {}
+        now = time.time()
+        async for page in self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name, Prefix=key):
+            if date := page["ResponseMetadata"]["HTTPHeaders"].get("date"):
+                now = parsedate_to_datetime(date).timestamp()
+            rows = [row for row in page.get("Uploads", ()) if row["Key"] == key]
+            uploads |= {row["UploadId"]: row["Initiated"].timestamp() for row in rows}
+        return uploads, now
+
+    async def end_leftovers(self, tokens: Sequence[str]) -> None:
+        noted = [_Noted.read_from(token) for token in tokens]
+        for note in noted:
+            if note.upload_id is not None:
+                await self._abort(note.key, note.upload_id)
+        for note, after in pairwise([*noted, _Noted("")]):
+            if note.upload_id is None and (after.key != note.key or after.upload_id is None):
+                await self._end_attempt(note)
+
+    async def _end_attempt(self, attempt: "_Noted | None", but: str | None = None) -> None:
+        """Abort what it may have begun."""
+        if attempt is None:
+            return
+        uploads, _ = await self._open_uploads(attempt.key)
+        for upload_id, began in uploads.items():
+            if upload_id != but and upload_id not in attempt.others and began <= attempt.until:
+                await self._abort(attempt.key, upload_id)
 
     async def _abort(self, key: str, upload_id: str) -> None:
         """Until the store has forgotten it: a part that was still arriving may have been kept."""

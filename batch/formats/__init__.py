@@ -39,11 +39,17 @@ class Writer(Protocol):
 
 
 def writer_for(
-    format_: Format, dialect: Dialect, settings: CsvSettings, answer: Sequence[str], *, numeric_labels: bool
+    format_: Format,
+    dialect: Dialect,
+    settings: CsvSettings,
+    answer: Sequence[str],
+    *,
+    numeric_labels: bool,
+    escapes_formulas: bool = False,
 ) -> Writer:
     """The writer of a format, for a server that answers with the columns *answer*."""
     if format_ == "csv":
-        return CsvWriter(dialect, settings.encoding, settings.output_header)
+        return CsvWriter(dialect, settings.encoding, settings.output_header, escapes_formulas)
     texts = text_columns(answer, numeric_labels=numeric_labels)
     if format_ == "jsonl":
         return JsonWriter(texts)

@@ -7,6 +7,7 @@ from typing import Any
 from batch.dialect import WIRE, Dialect
 from batch.errors import OutputError
 from batch.formats.jsonl import json_text
+from batch.formulas import escaped
 from batch.layout import Layout
 from batch.records import Records
 
@@ -137,10 +138,13 @@ class CsvWriter:
     dialect: Dialect
     encoding: str = "utf-8"
     header: bool = True
+    escapes_formulas: bool = False
+    """In what comes from the input: passed columns, and the names of columns."""
 
     def opening(self, layout: Layout) -> bytes:
         """What stands before the first row; the mark of the encoding too."""
-        line = self.dialect.line(layout.names) + b"\n" if self.header else b""
+        names = self._safe([self.dialect.line(layout.names)])
+        line = names[0] + b"\n" if self.header else b""
         return self._mark() + self._encoded(line)
 
     def rows(
@@ -165,18 +169,21 @@ class CsvWriter:
         if layout.row_id:
             columns.append([b"%d" % row for row in range(first_row, first_row + len(answers))])
         if layout.first:
-            columns.append(records.kept_fields(layout.first))
+            columns.append(self._safe(records.kept_fields(layout.first)))
         if layout.predictions:
             columns.append(self._predictions(layout, answers))
         if layout.status:
             field = self.dialect.field
             columns.append([field(problems[row]) if row in problems else b"OK" for row in range(len(answers))])
         if layout.kept:
-            columns.append(records.kept_fields(layout.kept))
+            columns.append(self._safe(records.kept_fields(layout.kept)))
         if problems and not layout.status:
             scored = [row for row in range(len(answers)) if row not in problems]
             columns = [[column[row] for row in scored] for column in columns]
         return self._encoded(_side_by_side(columns, self.dialect.separator))
+
+    def _safe(self, lines: list[bytes]) -> list[bytes]:
+        return [escaped(line, self.dialect) for line in lines] if self.escapes_formulas else lines
 
     def _predictions(self, layout: Layout, answers: Sequence[bytes | None]) -> Sequence[bytes]:
         separator = self.dialect.separator

@@ -17,18 +17,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
+from anyio import to_thread
 
 from batch.dialect import WIRE, Dialect
 from batch.errors import IntakeError, OutputError
 from batch.formats.jsonl import json_text
+from batch.formats.parquet_pages import page_sizes
+from batch.formats.streams import is_gzip
 from batch.layout import Layout
 from batch.ports import Intake, SourceFile
 from batch.records import Chunk, Position, Records
 
 GROUP_ROWS: Final = 65_536
 FOOTER_GUESS: Final = 64 * 1024
+MAX_FOOTER_BYTES: Final = 64 * 1024**2
 MAX_GROUP_BYTES: Final = 1024**3
 """A compressed row group is held in memory as a whole."""
+MAX_PAGE_BYTES: Final = 64 * 1024**2
+"""A page is unpacked as a whole; writers make them of about 1 MiB."""
 _LENGTH: Final = struct.Struct("<Q")
 
 
@@ -95,7 +101,9 @@ async def _batches(intake: Intake, file: SourceFile, skip: int, rows: int) -> As
         start, length = _extent(group)
         if length > MAX_GROUP_BYTES:
             raise IntakeError(f"{file.name}: row group {number} has {length} bytes, at most {MAX_GROUP_BYTES} are read")
-        pieces = {start: await intake.read_range(file, start, length), **at_end}
+        data = await intake.read_range(file, start, length)
+        await to_thread.run_sync(_check_pages, file, number, group, memoryview(data), start)
+        pieces = {start: data, **at_end}
         reader = pq.ParquetFile(_Pieces(size, pieces), metadata=metadata)
         for batch in reader.iter_batches(batch_size=rows, row_groups=[number]):
             wanted = batch.slice(skip)
@@ -114,6 +122,8 @@ async def schema_of(intake: Intake, file: SourceFile) -> list[str]:
 
 
 async def _footer(intake: Intake, file: SourceFile) -> tuple[int, bytes]:
+    if is_gzip(file.name):
+        raise IntakeError(f"{file.name}: a Parquet file is compressed inside, and is not read within .gz")
     size = file.size or 0
     if size < 12:
         raise IntakeError(f"{file.name}: not a Parquet file: it has {size} bytes")
@@ -122,15 +132,36 @@ async def _footer(intake: Intake, file: SourceFile) -> tuple[int, bytes]:
     if tail[-4:] != b"PAR1":
         raise IntakeError(f"{file.name}: not a Parquet file: it does not end in PAR1")
     length = int.from_bytes(tail[-8:-4], "little") + 8
-    if length > min(size, MAX_GROUP_BYTES):
-        raise IntakeError(f"{file.name}: not a Parquet file: its footer is longer than the file")
+    if length > min(size, MAX_FOOTER_BYTES):
+        what = "longer than the file" if length > size else f"of {length} bytes, at most {MAX_FOOTER_BYTES} are read"
+        raise IntakeError(f"{file.name}: not a Parquet file: its footer is {what}")
     return size, tail if length <= guess else await intake.read_range(file, size - length, length)
+
+
+def _check_pages(file: SourceFile, number: int, group: Any, data: memoryview, start: int) -> None:
+    """No page of the row group takes too much memory; *data* are its bytes from *start* of the file on."""
+    for place in range(group.num_columns):
+        column = group.column(place)
+        begin = _begin(column) - start
+        pages = page_sizes(data[begin : begin + column.total_compressed_size])
+        try:
+            largest = max(pages, default=0)
+        except ValueError as exc:
+            raise IntakeError(f"{file.name}: not a Parquet file that can be read: {exc}") from exc
+        if largest > MAX_PAGE_BYTES:
+            where = f"{file.name}: row group {number}, column {column.path_in_schema!r}"
+            raise IntakeError(f"{where}: a page unpacks to {largest} bytes, at most {MAX_PAGE_BYTES} are read")
+
+
+def _begin(column: Any) -> int:
+    begin: int = column.dictionary_page_offset or column.data_page_offset
+    return begin
 
 
 def _extent(group: Any) -> tuple[int, int]:
     """Where a row group's bytes begin and how many they are."""
     columns = [group.column(number) for number in range(group.num_columns)]
-    starts = [column.dictionary_page_offset or column.data_page_offset for column in columns]
+    starts = [_begin(column) for column in columns]
     ends = [start + column.total_compressed_size for start, column in zip(starts, columns, strict=True)]
     return min(starts), max(ends) - min(starts)
 

@@ -25,6 +25,9 @@ Fate = Literal[
     "gzip",
     "endless",
     "redirect",
+    "error in 200",
+    "no table",
+    "drip",
 ]
 
 BUSY = {
@@ -37,6 +40,9 @@ BUSY = {
     "html": b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 5\r\n\r\n<p/>\n",
     "gzip": b"HTTP/1.1 200 OK\r\ncontent-type: text/csv\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n\x1f\x8b",
     "endless": b"HTTP/1.1 200 OK\r\ncontent-type: text/csv\r\ncontent-length: 99999999\r\n\r\n" + b"1\n" * 2**20,
+    "error in 200": b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n"
+    b'{"message":"oops"}',
+    "no table": b"HTTP/1.1 200 OK\r\ncontent-type: text/csv\r\ncontent-length: 18\r\n\r\n" + b'{"message":"oops"}',
     "redirect": b"HTTP/1.1 307 There\r\nlocation: http://169.254.77.77/\r\ncontent-length: 0\r\n\r\n",
 }
 
@@ -50,6 +56,8 @@ class Proxy:
     url: str = ""
     seen: list[bytes] = field(default_factory=list)
     """Bodies of the requests for predictions."""
+    heads: list[bytes] = field(default_factory=list)
+    """Heads of all requests."""
     in_flight: int = 0
     most_in_flight: int = 0
     arrived: Callable[[int], None] = lambda _: None
@@ -64,6 +72,7 @@ class Proxy:
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
+        self.heads.append(head)
         lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
         body = await reader.readexactly(int(lines.get(b"content-length", b"0")))
         if b"/predictions" not in head.split(b"\r\n", 1)[0]:
@@ -86,6 +95,11 @@ class Proxy:
         if fate == "hang":
             await asyncio.get_running_loop().create_future()
         answer = BUSY.get(fate) or await self._answer(head, body)
+        if fate == "drip":
+            for place in range(len(answer)):
+                writer.write(answer[place : place + 1])
+                await writer.drain()
+                await asyncio.sleep(0.01)  # so slowly that a time for each byte would never run out
         if fate == "cut":
             writer.write(answer[:-7])
             await writer.drain()

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -229,6 +230,8 @@ def test_a_failure_is_reported(command: Any, job_file: Any, tmp_path: Path) -> N
     )
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["status"], report["name"], report["exit_code"]) == ("ABORTED", "nightly", 1)
+    assert (report["rows_scored"], report["retries"], report["model"]["name"]) == (250, 0, "binary")
+    assert report["requests"] > 6
     assert "row 270" in report["error"]
     assert not (tmp_path / "out.csv").exists()
 
@@ -250,11 +253,56 @@ def test_json_lines(command: Any, job_file: Any) -> None:
     assert lines[-1]["message"].startswith("completed: ")
 
 
-def test_link_local_servers_are_refused(command: Any, job_file: Any) -> None:
-    for host in ("169.254.77.77", "2852015437", "[::ffff:169.254.77.77]"):
+def test_link_local_servers_are_refused(command: Any, job_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *rest, **more: resolve(
+            "169.254.77.77" if host in (b"model.example", "model.example") else host, *rest, **more
+        ),
+    )
+    for host in ("169.254.77.77", "2852015437", "[::ffff:169.254.77.77]", "model.example"):
         ended = command(job_file(prediction_endpoint=f"http://{host}:80"))
         assert ended.code == 1
         assert "is the link-local address" in ended.text
+
+
+@pytest.fixture
+def hostile_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """What the environment names for every connection, with a password for every host."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, url)
+            monkeypatch.setenv(name.upper(), url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        (tmp_path / ".netrc").write_text("machine 127.0.0.1 login bob password hunter2\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        listening.setblocking(False)
+        yield listening
+
+
+async def test_proxies_and_passwords_of_the_environment_are_not_used(
+    hostile_proxy: socket.socket,
+    job_file: Any,
+    server: str,
+    platform: Platform,  # noqa: F811
+) -> None:
+    """Neither for the server nor for a platform; for the stores see their own tests."""
+    async with proxy(server) as between:
+        job = job_file(prediction_endpoint=between.url)
+        token = {"PREDICTION_API_BATCH_API_TOKEN": "s3cret-token"}
+        process = started(job, "--api_host", platform.url, env=os.environ | token, stderr=subprocess.PIPE)
+        _, said = await in_thread(process.communicate)
+
+    assert process.returncode == 0, said.decode()
+    assert b"warning" not in said
+    assert not any(b"authorization" in head.lower() for head in between.heads)
+    with pytest.raises(BlockingIOError):  # nobody came
+        hostile_proxy.accept()
 
 
 def test_no_secret_is_said(command: Any, job_file: Any, server: str, tmp_path: Path) -> None:

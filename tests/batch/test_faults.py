@@ -30,7 +30,10 @@ def put(tmp_path: Path, n_rows: int) -> str:
     return text
 
 
-@pytest.mark.parametrize("fate", ["503", "429 later", "drop", "cut", "few", "many", "html", "gzip", "endless"])
+SPOILED = ["503", "429 later", "drop", "cut", "few", "many", "html", "error in 200", "no table", "gzip", "endless"]
+
+
+@pytest.mark.parametrize("fate", SPOILED)
 async def test_what_comes_wrong_is_asked_for_again(fate: Fate, job_for: Any, server: str, tmp_path: Path) -> None:
     text = put(tmp_path, 200)
     async with proxy(server, lambda n: fate if n % 3 == 1 else "pass") as between:
@@ -40,9 +43,11 @@ async def test_what_comes_wrong_is_asked_for_again(fate: Fate, job_for: Any, ser
     assert report.retries == report.requests - 10 > 0
 
 
-async def test_a_stalled_connection_is_given_up(job_for: Any, server: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fate", ["hang", "drip"])
+async def test_a_stalled_connection_is_given_up(fate: Fate, job_for: Any, server: str, tmp_path: Path) -> None:
+    """Also one that goes on and on, a byte at a time."""
     text = put(tmp_path, 100)
-    async with proxy(server, lambda n: "hang" if n == 2 else "pass") as between:
+    async with proxy(server, lambda n: fate if n == 2 else "pass") as between:
         report = await run_job(job_for(between.url, mini_batch_size=20), NOBODY, options=IMPATIENT)
 
     assert read_csv(tmp_path / "out.csv") == gold(server, text)

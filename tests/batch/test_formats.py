@@ -1,7 +1,11 @@
 """Nine ways from one format to another: the predictions are the server's, what is passed through keeps its values."""
 
+import contextlib
+import csv
 import gzip
 import json
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,13 +13,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batch.errors import IntakeError, RowRefused, ScoringServerError
+from batch.formats.parquet_pages import page_sizes
 from batch.retries import RetryPolicy
 from batch.runner import RunOptions, run_job
 from batch.settings import Credentials
 from tests.batch.faults import proxy
-from tests.batch.jobs import QUICK, csv_text, gold, people_rows, read_csv
+from tests.batch.jobs import QUICK, ROOT, csv_text, gold, people_rows, read_csv
 
 NOBODY = Credentials()
 N_ROWS = 150
@@ -162,6 +169,126 @@ async def test_no_parquet(harm: Any, message: str, job_for: Any, tmp_path: Path)
 
     with pytest.raises(IntakeError, match=rf"in\.parquet: .*{message}"):
         await run_job(job_for(**stores(tmp_path, "parquet", "csv")), NOBODY, options=QUICK)
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["none", "zstd", "snappy"])
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_sizes_of_pages(version: str, compression: str, use_dictionary: bool, tmp_path: Path) -> None:
+    """They and their headers add up to what the file itself says of its columns."""
+    options: dict[str, Any] = {"write_page_checksum": True, "data_page_version": version, "data_page_size": 500}
+    path = tmp_path / "x.parquet"
+    table = pa.concat_tables([people()] * 20)
+    pq.write_table(table, path, compression=compression, use_dictionary=use_dictionary, **options)
+    data, group = path.read_bytes(), pq.read_metadata(path).row_group(0)
+    for column in (group.column(place) for place in range(group.num_columns)):
+        start = column.dictionary_page_offset or column.data_page_offset
+        chunk = data[start : start + column.total_compressed_size]
+        pages = list(page_sizes(chunk))
+        overhead = column.total_uncompressed_size - sum(pages)
+        assert 0 < overhead < 100 * len(pages)
+        with pytest.raises(ValueError, match="header"):
+            list(page_sizes(chunk + b"\xff"))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_pages_or_refused(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        assert all(size >= 0 for size in page_sizes(data))
+
+
+BOMB = """
+import asyncio, sys
+from pathlib import Path
+from batch.definition import definition_from
+from batch.errors import BatchError
+from batch.runner import RunOptions, run_job
+from batch.settings import Credentials
+def job(name):
+    return definition_from({"prediction_endpoint": sys.argv[1],
+        "intake_settings": {"type": "filesystem", "path": sys.argv[2] + "/" + name},
+        "output_settings": {"type": "filesystem", "path": sys.argv[2] + "/out.csv"}}).job
+for name in sys.argv[3:]:
+    try:
+        done = asyncio.run(run_job(job(name), Credentials(), options=RunOptions(limit=20_000)))
+        print(done.rows_scored)
+    except BatchError as error:
+        print(error)
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+def test_bombs_are_read_in_flat_memory_or_refused(server: str, tmp_path: Path) -> None:
+    """Small files that unpack to much: rows without end in gzip and in a row group, a cell, and a page."""
+    row = {"age": 30, "income": 1.0, "city": "Oslo", "member": True}
+    with gzip.open(tmp_path / "rows.csv.gz", "wb", compresslevel=1) as file:
+        file.write(b"age,income,city,member\n")
+        for _ in range(100):
+            file.write(b"30,1.0,Oslo,true\n" * 100_000)
+    with gzip.open(tmp_path / "cell.csv.gz", "wb", compresslevel=1) as file:
+        file.write(b'age,income,city,member\n30,1.0,"')
+        for _ in range(400):
+            file.write(bytes(2**20))
+    many = pa.RecordBatch.from_pylist([row] * 10_000)
+    with pq.ParquetWriter(tmp_path / "rows.parquet", many.schema) as writer:
+        for _ in range(2000):
+            writer.write_batch(many, row_group_size=20_000_000)
+    one = pa.Table.from_pylist([{**row, "city": "x" * 300_000_000}])
+    pq.write_table(one, tmp_path / "page.parquet", compression="zstd", use_dictionary=False, write_statistics=False)
+    names = ["rows.csv.gz", "cell.csv.gz", "rows.parquet", "page.parquet"]
+    assert max((tmp_path / name).stat().st_size for name in names) < 20_000_000
+
+    command = [sys.executable, "-c", BOMB, server, str(tmp_path), *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    in_gzip, cell, in_group, page, kilobytes = done.stdout.splitlines()
+    assert (in_gzip, in_group) == ("20000", "20000")
+    assert "cell.csv.gz: after line 1: a record is longer than 17 MiB" in cell
+    assert "page.parquet: row group 0, column 'city': a page unpacks to 300000" in page
+    assert int(kilobytes) < 300 * 1024
+
+
+async def test_parquet_within_gzip_is_refused(job_for: Any, tmp_path: Path) -> None:
+    """Where a directory holds it, and its format is only known from the job."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/x.parquet.gz").write_bytes(gzip.compress(b"PAR1"))
+    intake = {"type": "filesystem", "path": f"{tmp_path}/in/", "format": "parquet"}
+
+    with pytest.raises(IntakeError, match=r"x\.parquet\.gz: a Parquet file is compressed inside"):
+        await run_job(job_for(intake_settings=intake), NOBODY, options=QUICK)
+
+
+FORMULAS = ["=1+1", "+cmd", "-2+3", "@sum", "\ttab", "\rline", '=HYPERLINK("x","y")', "-", "=a,b"]
+PLAIN = ["-1.5", "+3", "1e-5", "-inf", ".5", "a=b", "", "'=1", "a,=b", " x", "-.5E+3"]
+
+
+@pytest.mark.parametrize("source", ["csv", "quoted.csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("keys", [{}, {"csv_settings": {"delimiter": ";", "quotechar": "'"}}], ids=["comma", "other"])
+async def test_formulas_are_made_text_if_asked_for(source: str, keys: Any, job_for: Any, tmp_path: Path) -> None:
+    """Only what could be one; without the option every cell is passed as it is."""
+    formulas = [cell for cell in FORMULAS if source != "csv" or "\r" not in cell]  # it is a line end
+    cells = formulas + PLAIN
+    row = {"age": 1, "income": 2, "city": "Oslo", "member": True}
+    dialect = keys.get("csv_settings", {})
+    if source.endswith("csv"):
+        rows = [["1", "2", "Oslo", "true", cell, "x"] for cell in cells]
+        quoting = csv.QUOTE_ALL if source == "quoted.csv" else csv.QUOTE_MINIMAL
+        text = csv_text(rows, [*row, "note", "=id"], quoting=quoting, **dialect)
+        (tmp_path / f"in.{source}").write_text(text, newline="")
+    elif source == "jsonl":
+        lines = [json.dumps({**row, "note": cell, "=id": "x"}) for cell in cells]
+        (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    else:
+        pq.write_table(
+            pa.Table.from_pylist([{**row, "note": cell, "=id": "x"} for cell in cells]), tmp_path / "in.parquet"
+        )
+
+    for escape in (False, True):
+        output = {"passthrough_columns": ["note", "=id"], "csv_formula_escape": escape}
+        await run_job(job_for(**stores(tmp_path, source, "csv"), **keys, **output), NOBODY, options=QUICK)
+        header, *written = read_csv(tmp_path / "out.csv", **dialect)
+        assert header[-1] == ("'=id" if escape else "=id")
+        assert [row[-2] for row in written] == [f"'{cell}" if escape else cell for cell in formulas] + PLAIN
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,12 @@ def _spelled(value: Any, spell: Any) -> Any:
         pytest.param({"output_settings": {"type": "filesystem", "path": "/x.parquet", "partition_columns": ["a"]}}, "output_settings.partition_columns: only in a directory: end its path with '/'", id="partitions in a file"),
         pytest.param({"output_settings": {"type": "filesystem", "path": "/x/", "format": "parquet", "partition_columns": ["a", "a"]}}, "output_settings.partition_columns: a column stands in it twice", id="partitioned twice"),
         pytest.param({"intake_settings": {"type": "filesystem", "url": "/x"}}, "intake_settings.url: no such key", id="another store's key"),
+        pytest.param({"intake_settings": {"type": "filesystem", "path": "/x/*.parquet.gz"}}, "intake_settings.format: a Parquet file is compressed inside, there is none within .gz", id="zipped Parquet in"),
+        pytest.param({"output_settings": {"type": "s3", "url": "s3://b/x.gz", "format": "parquet"}}, "output_settings.format: a Parquet file is compressed inside, there is none within .gz", id="zipped Parquet out"),
+        pytest.param({"csv_formula_escape": True, "output_settings": {"type": "filesystem", "path": "/x.jsonl"}}, 'csv_formula_escape: only where output_settings.format is "csv"', id="formulas in JSON"),
+        pytest.param({"output_settings": {"type": "filesystem", "path": "/data/.out.csv.resume/journal"}}, "output_settings.path: lies in the state of an unfinished job", id="output onto a journal"),
+        pytest.param({"intake_settings": {"type": "filesystem", "path": "/data/.resume/spool-00000"}}, "intake_settings.path: lies in the state of an unfinished job", id="input from a spool"),
+        pytest.param({"errors": {"path": "/x/.prediction-api-batch/ab/journal"}}, "errors.path: lies in the state of an unfinished job", id="errors onto a journal"),
         pytest.param({"output_settings": {"type": "filesystem", "path": "/data/../data/in.csv"}}, "output_settings: would overwrite what intake_settings reads", id="onto itself"),
     ],
 )  # fmt: skip

@@ -247,8 +247,10 @@ async def test_a_continued_run_knows_the_model_of_the_answers(server: str, twin_
             await run(job, BROKEN)
         between.fate = lambda _: "pass"
         between.arrived = lambda _: setattr(between, "upstream", twin_server)
-        with pytest.raises(ModelChanged):
+        before = len(between.seen)
+        with pytest.raises(ModelChanged, match=r": [0-9a-f]{24} became [0-9a-f]{24}$"):
             await run(job)
+        assert len(between.seen) == before + 1, "the first answer tells"
 
 
 SHOWS: Final = "write,fsync,fdatasync,ftruncate,rename,renameat,renameat2,unlink,unlinkat,mkdir,rmdir"

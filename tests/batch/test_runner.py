@@ -1,18 +1,27 @@
 """Whole jobs over real files and a real server: the output is what the server says, beside the bytes of the input."""
 
+import asyncio
+import csv
 import gzip
+import io
 import json
+import os
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batch.errors import IntakeError, JobError, OutputError, RowRefused, ScoringServerError, TooManyErrors
-from batch.runner import RunOptions, run_job
+from batch.report import Report
+from batch.retries import RetryPolicy
+from batch.runner import ROWS_TRIED, RunOptions, run_job
 from batch.settings import Credentials
 from batch.state_place import state_directory
-from tests.batch.jobs import HEADER, NO_WAIT, QUICK, csv_text, gold, people_rows, read_csv
+from tests.batch.faults import proxy
+from tests.batch.jobs import HEADER, NO_WAIT, QUICK, csv_text, free_port, gold, people_rows, read_csv
 
 NOBODY = Credentials()
 LABELS = ("bought_PREDICTION", "THRESHOLD", "POSITIVE_CLASS")
@@ -326,11 +335,15 @@ async def test_columns_that_cannot_be(validate: bool, keys: Any, message: str, j
         await run_job(job_for(**keys), NOBODY, options=RunOptions(validate=validate, retry=NO_WAIT))
 
 
-async def test_options_that_the_server_refuses_are_no_bad_row(job_for: Any, tmp_path: Path) -> None:
-    (tmp_path / "in.csv").write_text(csv_text(people_rows(5)), newline="")
+@pytest.mark.parametrize("validate", [True, False], ids=["validate", "run"])
+async def test_options_that_the_server_refuses_are_no_bad_row(validate: bool, job_for: Any, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(csv_text(people_rows(50)), newline="")
+    options = RunOptions(validate=validate, retry=NO_WAIT)
 
     with pytest.raises(ScoringServerError, match=r"refuses the job's options: .*explanations"):
-        await run_job(job_for(max_explanations=3), NOBODY, options=QUICK)
+        await run_job(job_for(max_explanations=3, errors={"mode": "skip"}), NOBODY, options=options)
+
+    assert names_in(tmp_path) == ["in.csv"]
 
 
 async def test_validating_writes_nothing(job_for: Any, tmp_path: Path) -> None:
@@ -338,8 +351,116 @@ async def test_validating_writes_nothing(job_for: Any, tmp_path: Path) -> None:
 
     report = await run_job(job_for(), NOBODY, options=RunOptions(validate=True))
 
-    assert (report.status, report.requests) == ("VALIDATED", 0)
+    assert (report.status, report.requests) == ("VALIDATED", 1)
     assert names_in(tmp_path) == ["in.csv"]
+
+
+async def test_validating_asks_for_the_first_rows_only(job_for: Any, server: str, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(csv_text(people_rows(5000)), newline="")
+    async with proxy(server) as between:
+        await run_job(job_for(between.url), NOBODY, options=RunOptions(validate=True))
+
+    assert [len(list(csv.reader(io.StringIO(body.decode())))) for body in between.seen] == [ROWS_TRIED + 1]
+
+
+@pytest.mark.parametrize("keys", [{}, {"errors": {"mode": "skip"}}], ids=["abort", "skip"])
+async def test_validating_meets_a_bad_row(keys: Any, job_for: Any, tmp_path: Path) -> None:
+    """That would end the job, unless it is skipped."""
+    (tmp_path / "in.csv").write_text(csv_text(with_bad_rows(people_rows(5), 3)), newline="")
+
+    if keys:
+        await run_job(job_for(**keys), NOBODY, options=RunOptions(validate=True))
+    else:
+        with pytest.raises(RowRefused, match=r"in\.csv, row 3 \(line \d+\): column 'age'"):
+            await run_job(job_for(), NOBODY, options=RunOptions(validate=True))
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A directory that nobody may write to, also if the tests are run by root."""
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o555)
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield place
+    os.seteuid(before)
+    place.rmdir()
+
+
+@pytest.mark.parametrize("validate", [True, False], ids=["validate", "run"])
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        pytest.param({"path": "missing/out.csv"}, "missing/out.csv: no such file or directory", id="no directory"),
+        pytest.param({"path": "missing/out/"}, "missing/out/: no such file or directory", id="no parent"),
+        pytest.param({"path": "there", "write_mode": "error"}, "there: exists", id="exists"),
+        pytest.param({"path": "directory"}, "directory: is not a regular file", id="a directory"),
+        pytest.param({"path": "there/out.csv"}, "there/out.csv: not a directory", id="below a file"),
+    ],
+)
+async def test_what_is_wrong_with_the_output_is_seen_before_anybody_is_asked(
+    output: Any, message: str, validate: bool, job_for: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text(csv_text(people_rows(5)), newline="")
+    (tmp_path / "there").touch()
+    (tmp_path / "directory").mkdir()
+    settings = {"type": "filesystem", **output, "path": f"{tmp_path}/{output['path']}"}
+    nobody = f"http://127.0.0.1:{free_port()}"
+
+    with pytest.raises(OutputError, match=message):
+        await run_job(job_for(nobody, output_settings=settings), NOBODY, options=RunOptions(validate=validate))
+
+    assert names_in(tmp_path) == ["directory", "in.csv", "there"]
+
+
+async def test_a_directory_that_cannot_be_written_is_seen_before_anybody_is_asked(
+    job_for: Any, read_only: Path
+) -> None:
+    settings = {"type": "filesystem", "path": f"{read_only}/out.csv"}
+    job = job_for(f"http://127.0.0.1:{free_port()}", output_settings=settings)
+
+    with pytest.raises(OutputError, match=r"out\.csv: permission denied"):
+        await run_job(job, NOBODY, options=RunOptions(validate=True))
+
+
+async def test_a_state_that_cannot_be_kept_is_seen_before_anybody_is_asked(
+    job_for: Any, server: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    job = job_for(f"http://127.0.0.1:{free_port()}", output_settings={"type": "http", "url": f"{server}/out.csv"})
+    options = RunOptions(state_dir=tmp_path / "file/state")
+
+    with pytest.raises(OutputError, match=r"file/state/\w+: cannot be written"):
+        await run_job(job, Credentials(private_addresses_enabled=True), options=options)
+
+
+@pytest.mark.parametrize("fate", ["fails", "is cancelled"])
+async def test_the_report_of_what_failed(fate: str, job_for: Any, server: str, tmp_path: Path) -> None:
+    """As far as it came: the account, the server's work and its model."""
+    (tmp_path / "in.csv").write_text(csv_text(people_rows(100)), newline="")
+    reports: list[Report] = []
+    begun = asyncio.Event()
+    async with proxy(server, lambda n: ("503", "pass", "pass", "hang")[min(n, 3)]) as between:
+        between.arrived = lambda n: begun.set() if n == 3 else None
+        options = RunOptions(retry=RetryPolicy(tries=2, first_delay=0.0), request_timeout=0.5)
+        job = job_for(between.url, mini_batch_size=10, num_concurrent=1)
+        running = asyncio.create_task(run_job(job, NOBODY, options=options, ended=reports.append))
+        await begun.wait()
+        if fate == "is cancelled":
+            running.cancel()
+        with pytest.raises(ScoringServerError if fate == "fails" else asyncio.CancelledError):
+            await running
+
+    (report,) = reports
+    assert (report.status, report.outputs) == ("ABORTED", ())
+    assert report.rows_scored in (10, 20)  # the second chunk may be on its way to the disk
+    assert report.requests >= (5 if fate == "fails" else 4)
+    assert report.retries == (2 if fate == "fails" else 1)
+    assert report.retry_reasons["503"] == 1
+    assert (report.model or {})["name"] == "binary"
+    assert [file["name"] for file in report.inputs] == ["in.csv"]
+    assert report.seconds["scoring"] > 0
 
 
 async def test_only_the_first_rows(job_for: Any, server: str, tmp_path: Path) -> None:

@@ -153,18 +153,13 @@ def test_what_is_announced() -> None:
             timeseries_settings={"forecast_point": "2024-01-01"},
             max_explanations=3,
             mini_batch_size=10,
-            intake_settings={
-                "type": "s3",
-                "url": "s3://bob:hunter2@b/k?sig=x",
-                "region": "eu",
-                "endpoint_url": "http://h",
-            },
+            intake_settings={"type": "http", "url": "https://bob:hunter2@b/k?sig=x"},
         ),
         None,
     )
     assert told == {
         "deploymentId": None,
-        "intakeSettings": {"type": "s3", "format": "csv", "url": "s3://b/k"},
+        "intakeSettings": {"type": "http", "format": "csv", "url": "https://b/k"},
         "outputSettings": {"type": "filesystem", "path": "/data/out.csv"},
         "csvSettings": {"delimiter": ";", "quotechar": '"', "encoding": "utf-8"},
         "timeseriesSettings": {

@@ -1,5 +1,6 @@
 """What holds for every store: what is read, what is written, and what is left behind."""
 
+import socket
 from typing import Any
 
 import anyio
@@ -224,6 +225,23 @@ async def test_version_tells_content(case: Case) -> None:
             versions.append(intake.files[0].version)
 
     assert versions[0] != versions[1]
+
+
+@pytest.mark.parametrize("case", STORES[1:], indirect=True)
+async def test_proxies_of_the_environment_are_not_used(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.put("x.csv", b"1")
+    with socket.create_server(("127.0.0.1", 0)) as hostile, monkeypatch.context() as environment:
+        hostile.setblocking(False)
+        for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            environment.setenv(name, f"http://127.0.0.1:{hostile.getsockname()[1]}")
+        for name in ("no_proxy", "NO_PROXY"):
+            environment.delenv(name, raising=False)
+        async with case.intake("x.csv") as intake, case.output("y.csv") as output, output.open_file(None) as write:
+            await write(await everything(intake))
+        with pytest.raises(BlockingIOError):  # nobody came
+            hostile.accept()
+
+    assert case.stored() == {"x.csv": b"1", "y.csv": b"1"}
 
 
 @pytest.mark.parametrize("type_", TYPES)

@@ -13,7 +13,7 @@ import pytest
 from starlette.responses import Response
 
 from batch.adapters import http
-from batch.adapters.http import is_public
+from batch.addresses import is_public
 from batch.errors import IntakeError, OutputError
 from batch.ports import Intake
 from batch.retries import RetryPolicy

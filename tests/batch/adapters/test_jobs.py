@@ -5,16 +5,21 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
+from batch.errors import ScoringServerError
 from batch.job import Job
+from batch.partitions import MISSING
+from batch.retries import RetryPolicy
 from batch.runner import RunOptions, run_job
 from batch.settings import Credentials
-from tests.batch.adapters.conftest import Case
+from tests.batch.adapters.conftest import STORES, Case
+from tests.batch.faults import proxy
 from tests.batch.jobs import NO_WAIT, csv_text, people_rows
 from tests.stores import Web
 
@@ -84,6 +89,33 @@ async def test_parquet(case: Case, job_for: Callable[..., Job], gold: bytes, tmp
     )
     assert scored.column("ID").to_pylist() == expected.column("ID").to_pylist()
     assert scored.num_rows == 300
+
+
+@pytest.mark.parametrize("case", [name for name in STORES if name != "nanio"], indirect=True)  # signs % otherwise
+async def test_parquet_in_directories_by_value(
+    case: Case, job_for: Callable[..., Job], server: str, tmp_path: Path
+) -> None:
+    """Whole in each store, also when it is continued."""
+    case.put("in.csv", TEXT.encode())
+    keys = stores(case, "in.csv", "out/") | {"passthrough_columns_set": "all", "passthrough_columns": None}
+    keys["output_settings"] |= {"format": "parquet", "partition_columns": ["city", "member"]}
+    options = RunOptions(retry=RetryPolicy(tries=1), state_dir=tmp_path / "state")
+    keys |= {"mini_batch_size": 20, "num_concurrent": 1}
+    async with proxy(server, lambda n: "pass" if n < 9 else "503") as between:
+        with pytest.raises(ScoringServerError):
+            await run_job(job_for(between.url, **keys), case.credentials, options=options)
+    assert [name for name in case.stored() if ".resume/" not in name] == ["in.csv"]
+
+    await run(job_for(**keys), case.credentials, tmp_path)
+
+    expected: dict[str, list[str]] = {}
+    for row in people_rows(300):
+        name = f"out/city={quote(row[3], safe='') or MISSING}/member={row[4]}/part-00000.parquet"
+        expected.setdefault(name, []).append(row[0])
+    written = {name: data for name, data in case.stored().items() if name.startswith("out/")}
+    tables = {name: pyarrow.parquet.read_table(pa.BufferReader(data)) for name, data in written.items()}
+    assert {name: table.column("ID").to_pylist() for name, table in tables.items()} == expected
+    assert not case.unfinished()
 
 
 async def test_http(web: Web, job_for: Callable[..., Job], gold: bytes, tmp_path: Path) -> None:

@@ -1,7 +1,13 @@
 """What S3 can besides: addresses, credentials, parts, and what a killed run leaves."""
 
+import json
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +18,9 @@ from batch.adapters import s3
 from batch.errors import OutputError
 from batch.settings import Credentials
 from tests.batch.adapters.conftest import MIB, Case
-from tests.stores import NOT_IMPLEMENTED, S3
+from tests.batch.jobs import ROOT, csv_text, people_rows
+from tests.batch.test_cli import PROCESS
+from tests.stores import NOT_IMPLEMENTED, S3, Seen
 
 NOBODY = Credentials()
 
@@ -169,6 +177,12 @@ class Noted:
         self.noted.append(token)
 
 
+def upload_id(noted: Noted) -> str:
+    """Of the upload that was noted last."""
+    found: str = json.loads(noted.noted[-1])["upload_id"]
+    return found
+
+
 async def test_what_a_killed_run_left_is_aborted(nanio: S3, nanio_case: Case) -> None:
     """A run that is killed is one whose output is never left: its upload stays, and only its token is known."""
     noted = Noted()
@@ -186,6 +200,87 @@ async def test_what_a_killed_run_left_is_aborted(nanio: S3, nanio_case: Case) ->
     await killed.__aexit__(RuntimeError, RuntimeError(), None)
 
 
+def batch(store: S3, job: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    """The command, in a process that can be killed."""
+    keys = {"AWS_ACCESS_KEY_ID": store.key_id, "AWS_SECRET_ACCESS_KEY": store.secret}
+    command = [sys.executable, "-c", PROCESS, str(job), "--state-dir", str(job.parent / "state"), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | keys, stderr=subprocess.PIPE)
+
+
+def begins(seen: Seen) -> bool:
+    """Whether a request begins an upload."""
+    return seen.method == "POST" and seen.path.endswith("?uploads")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--restart"]], ids=["again", "restart"])
+@pytest.mark.parametrize("place", ["out.csv", "out/"])
+async def test_an_upload_whose_id_never_came_is_aborted(
+    place: str, arguments: list[str], nanio: S3, nanio_case: Case, server: str, tmp_path: Path
+) -> None:
+    """Killed when the store has begun it and before its answer; uploads of others stay, also of the same object."""
+    key = place if place == "out.csv" else "out/part-00000.csv"
+    client, bucket = nanio.client(), urlsplit(nanio_case.address("")).netloc
+    others = {name: client.create_multipart_upload(Bucket=bucket, Key=name)["UploadId"] for name in (key, f"{key}.bak")}
+    (tmp_path / "in.csv").write_text(csv_text(people_rows(50)), newline="")
+    job = tmp_path / "job.json"
+    output = {"type": "s3", "url": nanio_case.address(place), **nanio_case.options}
+    intake = {"type": "filesystem", "path": f"{tmp_path}/in.csv"}
+    job.write_text(json.dumps({"prediction_endpoint": server, "intake_settings": intake, "output_settings": output}))
+    killed = batch(nanio, job)
+
+    def kill(seen: Seen) -> None:
+        if begins(seen):
+            killed.kill()
+            killed.wait()
+
+    nanio.record.answering = kill
+    await to_thread.run_sync(killed.communicate)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(nanio_case.unfinished()) == 3
+
+    nanio.record.answering = lambda seen: None
+    again = batch(nanio, job, *arguments)
+    _, said = await to_thread.run_sync(again.communicate)
+
+    assert again.returncode == 0, said.decode()
+    assert list(nanio_case.stored()) == [key]
+    rows = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    assert sorted((row["Key"], row["UploadId"]) for row in rows) == sorted(others.items())
+
+
+async def test_an_upload_begun_twice_is_ended_once(nanio: S3, nanio_case: Case) -> None:
+    """The answer to the first try is lost, and the client asks again."""
+    lost: list[Seen] = []
+
+    def lose(seen: Seen) -> None:
+        if begins(seen) and not lost:
+            lost.append(seen)
+            raise ConnectionError("lost")
+
+    nanio.record.answering = lose
+    async with nanio_case.output("out.csv") as output, output.open_file(None) as write:
+        await write(b"1")
+
+    assert lost
+    assert nanio_case.stored() == {"out.csv": b"1"}
+    assert not nanio_case.unfinished()
+
+
+async def test_looking_begins_no_upload(nanio: S3, nanio_case: Case) -> None:
+    async with nanio_case.output("out.csv"):
+        assert not [seen for seen in nanio.record.requests if begins(seen)]
+
+
+async def test_uploads_that_may_not_be_listed_are_begun_all_the_same(nanio: S3, nanio_case: Case) -> None:
+    nanio.record.refuse = lambda seen: seen.method == "GET" and "uploads" in seen.path
+    nanio.record.refusal = (403, b"<Error><Code>AccessDenied</Code></Error>")
+
+    async with nanio_case.output("out.csv") as output, output.open_file(None) as write:
+        await write(b"1")
+
+    assert nanio_case.stored() == {"out.csv": b"1"}
+
+
 async def test_a_lost_answer_to_the_completion_is_no_failure(nanio: S3, nanio_case: Case) -> None:
     """The upload is completed behind our back, as a first try whose answer was lost would have done."""
     bucket, client, noted = urlsplit(nanio_case.address("")).netloc, nanio.client(), Noted()
@@ -194,7 +289,7 @@ async def test_a_lost_answer_to_the_completion_is_no_failure(nanio: S3, nanio_ca
         output.open_file(None) as write,
     ):
         await write(b"x" * (5 * MIB))
-        upload = {"Bucket": bucket, "Key": "out.csv", "UploadId": noted.noted[0].partition(" ")[0]}
+        upload = {"Bucket": bucket, "Key": "out.csv", "UploadId": upload_id(noted)}
         while not (parts := (await to_thread.run_sync(lambda: client.list_parts(**upload))).get("Parts")):
             pass
         chosen = [{"PartNumber": part["PartNumber"], "ETag": part["ETag"]} for part in parts]
@@ -211,7 +306,7 @@ async def test_an_upload_that_somebody_else_aborted_is_a_failure(nanio: S3, nani
             nanio.client().abort_multipart_upload(
                 Bucket=urlsplit(nanio_case.address("")).netloc,
                 Key="out.csv",
-                UploadId=noted.noted[0].partition(" ")[0],
+                UploadId=upload_id(noted),
             )
 
 
@@ -241,10 +336,43 @@ async def test_encryption_settings_are_sent(moto: S3, moto_case: Case) -> None:
     assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", "key-1")
 
 
-@pytest.mark.parametrize("url", ["s3://", "s3://bucket", "s3:///key", "https://bucket/key", "s3://b/\0"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://",
+        "s3://bucket",
+        "s3:///key",
+        "https://bucket/key",
+        "s3://bu/\0",
+        "s3://../key",
+        "s3://a..b/k",
+        "s3://b?c/k",
+    ],
+)
 def test_odd_urls(url: str) -> None:
     with pytest.raises(ValueError, match=re.escape("url: expected s3://bucket/key")):
         s3.IntakeSettings(url=url)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address", "message"),
+    [
+        pytest.param(
+            "http://store.example", "8.8.8.8", "is at the public address 8.8.8.8, expected https", id="public"
+        ),
+        pytest.param("http://store.example", "::ffff:8.8.8.8", "expected https", id="public in IPv6"),
+        pytest.param("https://store.example", "169.254.77.77", "is the link-local address 169.254.77.77", id="local"),
+        pytest.param("http://store.example", "::ffff:169.254.77.77", "link-local", id="local in IPv6"),
+    ],
+)
+async def test_endpoints_that_no_job_may_choose(endpoint: str, address: str, message: str, monkeypatch) -> None:
+    """By where their names lead; before anything is sent there."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(None, None, 0, "", (address, 0))])
+    settings = s3.OutputSettings(url="s3://b/x", endpoint_url=endpoint)
+
+    with pytest.raises(OutputError, match=f"endpoint_url: store.example {message}|{message}"):
+        async with s3.open_output(settings, Credentials(aws_access_key_id="A", aws_secret_access_key="B")):
+            pytest.fail("entered")  # pragma: no cover
 
 
 def test_an_endpoint_is_a_url() -> None:
