@@ -1,18 +1,18 @@
 """A server of our own for as long as somebody needs one: on loopback, in a process group of its own."""
 
 import asyncio
-import ctypes
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from model_repository.errors import ServingError
+from prediction_api.processes import end_with_parent
 
-PR_SET_PDEATHSIG: Final = 1
 GOODBYE_SECONDS: Final = 10.0
 QUIET: Final = {"PREDICTION_API_ACCESS_LOG_ENABLED": "false", "PREDICTION_API_LOG_LEVEL": "warning"}
 """Unless the environment wants it otherwise: the one who asked for the server has messages of its own."""
@@ -42,7 +42,7 @@ async def serving(path: Path, environ: Mapping[str, str]) -> AsyncIterator[str]:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=_end_with_parent,
+        preexec_fn=partial(end_with_parent, signal.SIGTERM),
     )
     assert server.stdout is not None
     try:
@@ -52,10 +52,6 @@ async def serving(path: Path, environ: Mapping[str, str]) -> AsyncIterator[str]:
         yield url
     finally:
         await _ended(server)
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _ended(server: asyncio.subprocess.Process) -> None:

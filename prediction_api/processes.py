@@ -75,6 +75,11 @@ def fork(work: Callable[[Line], int], *, keep_open: tuple[int, ...]) -> tuple[in
     return pid, Line(ours)
 
 
+def end_with_parent(number: signal.Signals) -> None:
+    """In a child: be sent this signal when the parent dies."""
+    _prctl(PR_SET_PDEATHSIG, number)
+
+
 def _be_a_child(work: Callable[[Line], int], line: Line, parent: int, keep_open: set[int]) -> None:
     """Never returns: the stack above belongs to the parent."""
     status = 1
@@ -84,7 +89,7 @@ def _be_a_child(work: Callable[[Line], int], line: Line, parent: int, keep_open:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent(signal.SIGKILL)
         if os.getppid() != parent:  # it died before it could be asked to take us along
             return
         _close_all_but(keep_open)

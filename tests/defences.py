@@ -241,7 +241,7 @@ DEFENCES: Final = (
     Defence(
         "orphans",
         "prediction_api/processes.py",
-        "        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)\n",
+        "        end_with_parent(signal.SIGKILL)\n",
         "",
         f"{LIFE} -k orphans",
     ),
