@@ -8,6 +8,7 @@ ServingError
 │   ├── UnknownPassthroughColumns 400
 │   ├── UnscorableValue     422  a well-formed cell that the model cannot take
 │   ├── UnscorableTable     422  the estimator refused the rows without saying which cell
+│   ├── UnforecastableTable 422  the rows do not hold what the forecast that is asked for needs
 │   ├── InvalidParameter    422  a query parameter, or two that exclude each other
 │   ├── InvalidDeploymentId 422  a name that no deployment can have
 │   ├── InvalidConfig       422  a config.yml that cannot be read
@@ -94,6 +95,12 @@ class UnscorableValue(RequestError):
 
 class UnscorableTable(RequestError):
     """The estimator refused the values of the rows; the message is its own."""
+
+    status_hint = 422
+
+
+class UnforecastableTable(RequestError):
+    """Too little history, no rows to forecast, or no such forecast point; names what is needed and found."""
 
     status_hint = 422
 

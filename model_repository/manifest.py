@@ -14,8 +14,11 @@ import msgspec
 from model_repository.errors import InvalidPackage
 from model_repository.predictions import Target
 from model_repository.tables import Feature, Schema
+from model_repository.timeseries.spec import TimeSeries, check_spec
 
 FORMAT_VERSION: Final = 1
+TIMESERIES_FORMAT_VERSION: Final = 2
+"""Of time series alone: an older server would take their derived features for columns of a request."""
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 MAX_DEPTH: Final = 16
 MANIFEST_NAME: Final = "manifest.json"
@@ -67,11 +70,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     plan: PlanMember | None = None
     not_compiled: str | None = None
     """The step that prevented compilation, when there is no plan."""
+    timeseries: TimeSeries | None = None
+    """How the features are derived from the rows of a request, when they are not its columns."""
 
     @property
     def schema(self) -> Schema:
-        """The input columns."""
+        """What the model takes."""
         return Schema(tuple(self.features))
+
+    @property
+    def inputs(self) -> list[Feature]:
+        """The columns of a request."""
+        return self.features if self.timeseries is None else self.timeseries.inputs
 
 
 class GoldenRows(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,9 +107,10 @@ def manifest_from(raw: bytes) -> Manifest:
     _refuse_traps(raw)
     try:
         version = msgspec.json.decode(raw, type=_Version).format_version
-        if version != FORMAT_VERSION:
+        if version not in (FORMAT_VERSION, TIMESERIES_FORMAT_VERSION):
             raise InvalidPackage(
-                f"package format {version} is not supported: this server reads format {FORMAT_VERSION}"
+                f"package format {version} is not supported: this server reads formats {FORMAT_VERSION} and "
+                f"{TIMESERIES_FORMAT_VERSION}"
             )
         manifest = msgspec.json.decode(raw, type=Manifest)
     except msgspec.DecodeError as exc:
@@ -152,10 +163,31 @@ def _check(manifest: Manifest) -> None:
     fits = {"Binary": n_labels == 2, "Multiclass": n_labels > 2}.get(target.type, target.class_labels is None)
     if not fits:
         raise InvalidPackage(f"{MANIFEST_NAME}: {n_labels} class labels do not fit a {target.type} target")
+    _check_timeseries(manifest)
     listed = {member.name for member in manifest.members}
     needed = [manifest.golden, manifest.estimator.member]
+    if manifest.timeseries is not None:
+        needed.append(manifest.timeseries.member)
     if manifest.plan is not None:
         needed += [manifest.plan.member, manifest.plan.arrays]
     for name in needed:
         if name not in listed:
             raise InvalidPackage(f"{MANIFEST_NAME}: member {name!r} is used but not listed")
+
+
+def _check_timeseries(manifest: Manifest) -> None:
+    spec = manifest.timeseries
+    if (spec is None) != (manifest.format_version == FORMAT_VERSION):
+        raise InvalidPackage(
+            f"{MANIFEST_NAME}: timeseries belongs to format {TIMESERIES_FORMAT_VERSION}, and to no other"
+        )
+    if spec is None:
+        return
+    if manifest.target.type not in ("Regression", "Binary"):
+        raise InvalidPackage(f"{MANIFEST_NAME}: a time series has a Regression or Binary target")
+    try:
+        check_spec(spec, manifest.target.name)
+    except InvalidPackage as exc:
+        raise InvalidPackage(f"{MANIFEST_NAME}: {exc}") from exc
+    if manifest.schema.names != spec.derived_names():
+        raise InvalidPackage(f"{MANIFEST_NAME}: the features are not those that timeseries derives")

@@ -3,7 +3,7 @@
 import datetime
 import platform
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from model_repository.features import RawCell, described, input_columns, raw_cel
 from model_repository.golden import GOLDEN_NAME, TOLERANCE, replay, rows_of
 from model_repository.manifest import (
     FORMAT_VERSION,
+    TIMESERIES_FORMAT_VERSION,
     EstimatorMember,
     GoldenRows,
     Manifest,
@@ -29,9 +30,11 @@ from model_repository.mlpkg import Package, replacing, write_package
 from model_repository.plan import plan_members
 from model_repository.predictions import ClassLabel, Target
 from model_repository.runtimes.estimator import EstimatorRuntime, Expects, estimator_outputs
+from model_repository.runtimes.forecasting import forecast_difference
 from model_repository.runtimes.loading import compiled_runtime, estimator_runtime
 from model_repository.tables import Cell, Feature, FloatArray, Rows, Schema
 from model_repository.targets import target_of, unwrapped, usual_range
+from model_repository.timeseries.spec import TimeSeries
 
 MOST_GOLDEN_ROWS: Final = 64
 _PLAN: Final = PlanMember(member="plan.json", arrays="plan.bin")
@@ -49,6 +52,7 @@ def create_package(
     positive_class: ClassLabel | None = None,
     threshold: float = 0.5,
     serializer: Serializer = "skops",
+    timeseries: tuple[TimeSeries, Mapping[str, bytes]] | None = None,
 ) -> Manifest:
     """
     Write a package, after proving that it predicts what the estimator predicts.
@@ -64,6 +68,7 @@ def create_package(
             estimator's second class.
         threshold: a row is positive when its probability is above it.
         serializer: ``joblib`` writes a pickle, which a server loads only when its operator allows it.
+        timeseries: how the features are derived, and the members for that; `fit_time_series_package` makes it.
 
     Raises:
         CannotPackage: what is wrong with the estimator or the sample, and what to change.
@@ -82,7 +87,7 @@ def create_package(
     copy = load_estimator(estimator_bytes, serializer, pickle_allowed=True)
     features = _with_limits(features, golden, copy, described_target, expects)
     manifest = Manifest(
-        format_version=FORMAT_VERSION,
+        format_version=FORMAT_VERSION if timeseries is None else TIMESERIES_FORMAT_VERSION,
         model_id=secrets.token_hex(12),
         name=name or path.stem,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -92,8 +97,11 @@ def create_package(
         members=[],
         golden=GOLDEN_NAME,
         estimator=EstimatorMember(member=f"estimator.{serializer}", serializer=serializer, expects=expects),
+        timeseries=None if timeseries is None else timeseries[0],
     )
     contents = {GOLDEN_NAME: msgspec.json.encode(golden), manifest.estimator.member: estimator_bytes}
+    if timeseries is not None:
+        contents |= timeseries[1]
     with replacing(path) as part:
         return _write_proven(part, manifest, contents, golden, fitted)
 
@@ -219,7 +227,9 @@ def _plan_problem(part: Path, golden: GoldenRows) -> str:
     """Why the plan cannot serve; empty if it can."""
     with Package.open(part) as package:
         try:
-            difference = replay(compiled_runtime(package), golden, package.manifest.schema)
+            runtime = compiled_runtime(package)
+            difference = replay(runtime, golden, package.manifest.schema)
+            difference = max(difference, forecast_difference(package, runtime))
         except ServingError as exc:
             return f"the compiled plan does not score the golden rows: {exc}"
     if difference > TOLERANCE:
@@ -233,6 +243,7 @@ def _prove_estimator(part: Path, golden: GoldenRows) -> None:
         try:
             runtime = estimator_runtime(package, pickle_allowed=True)
             difference = replay(runtime, golden, package.manifest.schema)
+            difference = max(difference, forecast_difference(package, runtime))
         except ServingError as exc:
             raise CannotPackage(f"the packaged estimator does not score rows of the sample: {exc}") from exc
     if difference > TOLERANCE:

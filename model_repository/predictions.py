@@ -1,6 +1,7 @@
 """What a model answers, and the port behind which it answers."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -37,6 +38,24 @@ DEFAULT_DECIMALS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
+class ForecastOptions:
+    """Which forecasts of a time series are wanted: one forecast point, or all in a range."""
+
+    point: datetime | None = None
+    """Without one, the latest that the rows have."""
+    start: datetime | None = None
+    """First time that is forecast, with *end*, which is not any more: from every forecast point there is."""
+    end: datetime | None = None
+    relaxed: bool = False
+    """Values that should be known in advance may be missing."""
+
+    @property
+    def is_bulk(self) -> bool:
+        """Whether a range is wanted."""
+        return self.start is not None
+
+
+@dataclass(frozen=True, slots=True)
 class ScoringOptions:
     """What a request asks for beyond the bare predictions."""
 
@@ -45,6 +64,8 @@ class ScoringOptions:
     """Most digits after the point; correctly rounded, never padded."""
     warn_outliers: bool = False
     """Say of each prediction whether it is outside ``target.usual_range``."""
+    forecast: ForecastOptions = ForecastOptions()
+    """Time series only."""
 
 
 class Runtime(Protocol):

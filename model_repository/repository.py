@@ -13,6 +13,7 @@ from model_repository.golden import TOLERANCE, golden_from, replay
 from model_repository.manifest import GoldenRows, Manifest
 from model_repository.mlpkg import Package
 from model_repository.predictions import Runtime
+from model_repository.runtimes.forecasting import Forecasting, forecasting_of
 from model_repository.runtimes.loading import compiled_runtime, estimator_runtime
 from model_repository.signing import TrustedKeys
 
@@ -37,6 +38,18 @@ class Model:
     golden: GoldenRows
     verified: bool = True
     """Whether the golden rows were replayed through the runtime that serves."""
+    forecasting: Forecasting | None = None
+    """Of a time series: derives the features that the runtime takes."""
+
+    def replay(self) -> float:
+        """
+        Largest difference to the golden rows, and of a time series to the golden forecast.
+
+        Raises:
+            ServingError: they cannot be scored at all.
+        """
+        difference = replay(self.runtime, self.golden, self.manifest.schema)
+        return difference if self.forecasting is None else max(difference, self.forecasting.replay())
 
 
 def find_single_package(path: str | Path) -> Path | None:
@@ -108,7 +121,8 @@ def model_from(package: Package, *, pickle_allowed: bool = False) -> Model:
         if other := _other_version(manifest):
             raise PackageMismatch(f"{exc}; {other}") from exc
         raise
-    return Model(manifest, runtime, "estimator", compiled, math.nan, package.size, golden, verified=False)
+    forecasting = forecasting_of(package, runtime)
+    return Model(manifest, runtime, "estimator", compiled, math.nan, package.size, golden, False, forecasting)
 
 
 def verify_model(model: Model) -> Model:
@@ -124,7 +138,7 @@ def verify_model(model: Model) -> Model:
     other = _other_version(manifest)
     because = f"; {other}" if other else ""
     try:
-        difference = replay(model.runtime, model.golden, manifest.schema)
+        difference = model.replay()
     except ServingError as exc:
         raise PackageMismatch(f"the golden rows of {manifest.name!r} cannot be scored: {exc}{because}") from exc
     if difference > TOLERANCE:
@@ -142,18 +156,24 @@ def _compiled_model(package: Package, golden: GoldenRows) -> Model | str:
     manifest = package.manifest
     if manifest.plan is None:
         return manifest.not_compiled or "the package holds no plan"
-    for name in (manifest.plan.member, manifest.plan.arrays):
+    used = [manifest.plan.member, manifest.plan.arrays]
+    if manifest.timeseries is not None:
+        used.append(manifest.timeseries.member)
+    for name in used:
         package.member(
             name
         )  # a damaged package is refused; only a plan that is intact but not understood is passed over
     try:
         runtime = compiled_runtime(package)
-        difference = replay(runtime, golden, manifest.schema)
+        model = Model(
+            manifest, runtime, "compiled", None, math.nan, package.size, golden, True, forecasting_of(package, runtime)
+        )
+        difference = model.replay()
     except ServingError as exc:
         reason = f"the compiled plan cannot serve: {exc}"
     else:
         if difference <= TOLERANCE:
-            return Model(manifest, runtime, "compiled", None, difference, package.size, golden)
+            return replace(model, golden_difference=difference)
         reason = f"the compiled plan differs by {difference:.3g} from the golden predictions"
     logger.warning("%s: %s; the original estimator serves", manifest.name, reason)
     return reason

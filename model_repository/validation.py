@@ -299,6 +299,7 @@ def _replay_all(descriptor: int, trusted_keys: TrustedKeys | None) -> None:
     """
     from model_repository.golden import TOLERANCE, golden_from, replay
     from model_repository.mlpkg import Package
+    from model_repository.runtimes.forecasting import forecast_difference
     from model_repository.runtimes.loading import compiled_runtime, estimator_runtime
 
     check = trusted_keys.check if trusted_keys is not None else None
@@ -311,15 +312,17 @@ def _replay_all(descriptor: int, trusted_keys: TrustedKeys | None) -> None:
         runtimes["estimator"] = estimator_runtime(package, pickle_allowed=False)
         if manifest.plan is not None:
             runtimes["compiled plan"] = compiled_runtime(package)
-    for name, runtime in runtimes.items():
-        try:
-            difference = replay(runtime, golden, manifest.schema)
-        except ServingError as exc:
-            raise PackageMismatch(f"the {name} cannot score the package's golden rows: {exc}") from exc
-        if difference > TOLERANCE:
-            raise PackageMismatch(
-                f"the {name} differs by {difference:.3g} from the package's golden predictions (at most {TOLERANCE:g})"
-            )
+        for name, runtime in runtimes.items():
+            try:
+                difference = replay(runtime, golden, manifest.schema)
+                difference = max(difference, forecast_difference(package, runtime))
+            except ServingError as exc:
+                raise PackageMismatch(f"the {name} cannot score the package's golden rows: {exc}") from exc
+            if difference > TOLERANCE:
+                raise PackageMismatch(
+                    f"the {name} differs by {difference:.3g} from the package's golden predictions (at most "
+                    f"{TOLERANCE:g})"
+                )
 
 
 def _confine(limits: Limits) -> None:

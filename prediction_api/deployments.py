@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from model_repository.repository import Model
+from prediction_api.forecasting import scorer_for
 from prediction_api.scoring import AssociationId, Lanes, Scorer
 from prediction_api.settings import Settings
 
@@ -74,7 +75,7 @@ def deployment_of(model: Model, settings: Settings, lanes: Lanes) -> Deployment:
         association = AssociationId(column)
     return Deployment(
         model=model,
-        scorer=Scorer(model, lanes, association=association, timeout=settings.request_timeout),
+        scorer=scorer_for(model, lanes, association=association, timeout=settings.request_timeout),
         model_id=settings.mlops_model_id or model.manifest.model_id,
         deployment_id=settings.mlops_deployment_id,
     )

@@ -15,12 +15,13 @@ from model_repository.uploads import Store
 from model_repository.validation import Validator
 from prediction_api.app import assembled
 from prediction_api.deployments import Deployment
+from prediction_api.forecasting import scorer_for
 from prediction_api.gate import Gate
 from prediction_api.management import Management
 from prediction_api.monitoring import CounterBoard, Counters
 from prediction_api.quarantine import Quarantine
 from prediction_api.routes import Endpoints
-from prediction_api.scoring import AssociationId, Lanes, Scorer
+from prediction_api.scoring import AssociationId, Lanes
 from prediction_api.settings import PREFIX, Settings
 from prediction_api.state import Prepared, ServerState
 
@@ -84,7 +85,13 @@ class Deployer:
             association = AssociationId(rules.column_name)
         return Deployment(
             model=loaded.model,
-            scorer=Scorer(loaded.model, self._lanes, association=association, timeout=self._timeout),
+            scorer=scorer_for(
+                loaded.model,
+                self._lanes,
+                association=association,
+                timeout=self._timeout,
+                intervals=loaded.config.prediction_intervals,
+            ),
             model_id=loaded.model_id,
             deployment_id=loaded.config.deployment_id,
         )

@@ -6,6 +6,7 @@ from typing import Any, Final
 from model_repository.manifest import Manifest
 from model_repository.predictions import ClassLabel, Target
 from model_repository.tables import Feature, FeatureType
+from model_repository.timeseries.spec import TimeSeries
 from prediction_api.options import PARAMETERS, Parameter
 
 JsonObject = dict[str, Any]
@@ -57,8 +58,8 @@ def openapi_document(manifest: Manifest, max_body_bytes: int, base: str = "") ->
         },
         "components": {
             "schemas": {
-                "Row": row_schema(manifest.features),
-                "Prediction": prediction_schema(manifest.target),
+                "Row": row_schema(manifest.inputs),
+                "Prediction": prediction_schema(manifest.target, manifest.timeseries),
                 "Error": _ERROR,
             },
             "responses": {status: _error(about) for status, about in _ERRORS.items()},
@@ -116,7 +117,7 @@ def example_row(features: list[Feature]) -> dict[str, Any]:
     return {one.name: one.categories[0] if one.categories else _EXAMPLES[one.type] for one in features}
 
 
-def prediction_schema(target: Target) -> JsonObject:
+def prediction_schema(target: Target, series: TimeSeries | None = None) -> JsonObject:
     """One row of a JSON answer."""
     number = {"type": "number"}
     labels: JsonObject = {"enum": list(target.class_labels)} if target.class_labels else {"type": "string"}
@@ -133,11 +134,40 @@ def prediction_schema(target: Target) -> JsonObject:
         required.append("predictionThreshold")
     if target.usual_range is not None:
         properties["isOutlierPrediction"] = {"type": "boolean"}
+    if series is not None:
+        properties |= _OF_A_FORECAST
+        required += [name for name in _OF_A_FORECAST if name != "predictionIntervals"]
     return {"type": "object", "properties": properties, "required": required}
 
 
-def csv_columns(target: Target) -> list[str]:
-    """Header of the prediction block of a CSV answer."""
+_TEXT: Final = {"type": "string"}
+_OF_A_FORECAST: Final[JsonObject] = {
+    "seriesId": {"type": ["string", "null"]},
+    "forecastPoint": {**_TEXT, "format": "date-time"},
+    "timestamp": {**_TEXT, "format": "date-time"},
+    "originalFormatTimestamp": {**_TEXT, "description": "The time as the request has it."},
+    "forecastDistance": {"type": "integer", "minimum": 1},
+    "predictionIntervals": {
+        "type": "object",
+        "description": "By percentile; only where the deployment or its package has one.",
+        "additionalProperties": {
+            "type": "object",
+            "properties": {"low": {"type": ["number", "null"]}, "high": {"type": ["number", "null"]}},
+        },
+    },
+}
+
+
+def csv_columns(target: Target, series: TimeSeries | None = None) -> list[str]:
+    """Header of a CSV answer without options."""
+    before: list[str] = []
+    if series is not None:
+        before = [] if series.series_column is None else [series.series_column]
+        before += ["FORECAST_POINT", series.datetime_column, "FORECAST_DISTANCE"]
+    return before + _prediction_columns(target)
+
+
+def _prediction_columns(target: Target) -> list[str]:
     name = target.name
     if target.type == "Anomaly":
         return ["ANOMALY_SCORE"]
@@ -156,8 +186,16 @@ def _column(feature: Feature) -> JsonObject:
     return schema
 
 
+_ONE_PER_ROW: Final = "One prediction per row, in order."
+_FORECASTS: Final = (
+    "Send history, and behind it the rows to forecast with an empty target: one prediction for each of those, by "
+    "series, forecast point and distance."
+)
+
+
 def _predict(manifest: Manifest) -> JsonObject:
-    example = example_row(manifest.features)
+    example = example_row(manifest.inputs)
+    kinds = (None, manifest.target.type, *(["time series"] if manifest.timeseries is not None else []))
     rows = {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Row"}}
     table = {"schema": {"type": "string"}, "example": _as_csv(example)}
     upload = {"type": "object", "properties": {"file": {"type": "string", "contentMediaType": "text/csv"}}}
@@ -168,8 +206,9 @@ def _predict(manifest: Manifest) -> JsonObject:
     }
     return {
         "summary": "Score rows",
-        "description": "One prediction per row, in order. Missing values are null in JSON and empty cells in CSV.",
-        "parameters": [_parameter(row) for row in PARAMETERS.values() if row.only_for in (None, manifest.target.type)],
+        "description": (_ONE_PER_ROW if manifest.timeseries is None else _FORECASTS)
+        + " Missing values are null in JSON and empty cells in CSV.",
+        "parameters": [_parameter(row) for row in PARAMETERS.values() if row.only_for in kinds],
         "requestBody": {
             "required": True,
             "content": {
@@ -186,7 +225,7 @@ def _predict(manifest: Manifest) -> JsonObject:
                     "application/json": {"schema": answer},
                     "text/csv": {
                         "schema": {"type": "string"},
-                        "example": ",".join(csv_columns(manifest.target)) + "\n",
+                        "example": ",".join(csv_columns(manifest.target, manifest.timeseries)) + "\n",
                     },
                 },
             },

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
 from model_repository.errors import InvalidParameter
-from model_repository.predictions import DEFAULT_DECIMALS, Keep, ScoringOptions, Target
+from model_repository.predictions import DEFAULT_DECIMALS, ForecastOptions, Keep, ScoringOptions, Target
 
 MAX_DECIMALS: Final = 15
 ALIAS_EXPLANATIONS: Final = 3
@@ -108,9 +108,9 @@ def _algorithm(text: str) -> str:
 
 
 def _moment(text: str) -> datetime:
-    """ISO 8601; a zone is dropped; its ``+`` may have come as the blank that it means in a query string."""
+    """ISO 8601; the ``+`` of an offset may have come as the blank that it means in a query string."""
     try:
-        return datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text).replace(tzinfo=None)
+        return datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
     except ValueError:
         raise ValueError("value is not an ISO 8601 date or time") from None
 
@@ -160,12 +160,13 @@ TOGETHER: Final = (("predictionsStartDate", "predictionsEndDate"),)
 _DEFAULTS: Final = ScoringOptions()
 
 
-def options_from(query: bytes, target: Target, *, explanations: int = 0) -> ScoringOptions:
+def options_from(query: bytes, target: Target, *, explanations: int = 0, time_series: bool = False) -> ScoringOptions:
     """
     What the query string asks of a model with this target.
 
     Args:
         explanations: how many to give when the query does not say.
+        time_series: whether the model forecasts.
 
     Raises:
         InvalidParameter: naming the parameter and what was expected of it, or what this model cannot do.
@@ -174,12 +175,18 @@ def options_from(query: bytes, target: Target, *, explanations: int = 0) -> Scor
         return _DEFAULTS
     given = _given(query)
     _check_pairs(given)
-    _check_model(given, target)
-    _check_explanations(given, explanations)
+    _check_model(given, target, time_series)
+    _check_explanations(given, explanations, time_series)
     return ScoringOptions(
         keep=_keep(given),
         decimals=_only(given, "decimalsNumber", DEFAULT_DECIMALS),
         warn_outliers=_only(given, "predictionWarningEnabled", False),
+        forecast=ForecastOptions(
+            point=_only(given, "forecastPoint", None),
+            start=_only(given, "predictionsStartDate", None),
+            end=_only(given, "predictionsEndDate", None),
+            relaxed=_only(given, "relaxKnownInAdvanceFeaturesCheck", False),
+        ),
     )
 
 
@@ -213,10 +220,11 @@ def _check_pairs(given: Values) -> None:
             raise InvalidParameter(f"'{one}' and '{other}' are only allowed together")
 
 
-def _check_model(given: Values, target: Target) -> None:
+def _check_model(given: Values, target: Target, time_series: bool) -> None:
+    can = {target.type, "time series"} if time_series else {target.type}
     for name in given:
         needed = PARAMETERS[name].only_for
-        if needed is not None and needed != target.type:
+        if needed is not None and needed not in can:
             raise InvalidParameter(f"'{name}': only for {needed.lower()} models, this one is {target.type.lower()}")
     labels = [str(label) for label in target.class_labels or ()]
     top = _only(given, "explanationNumTopClasses", 1)
@@ -231,9 +239,13 @@ def _check_model(given: Values, target: Target) -> None:
         )
 
 
-def _check_explanations(given: Values, default: int) -> None:
+def _check_explanations(given: Values, default: int, time_series: bool) -> None:
     """No package carries explanations, so all that is legal is to have them off."""
     asked = _only(given, "maxExplanations", _only(given, "maxCodes", default))
+    if time_series and (asked != 0 or "explanationAlgorithm" in given):
+        raise InvalidParameter(
+            "prediction explanations are not available for time series models; maxExplanations must be 0"
+        )
     if "explanationAlgorithm" in given:
         raise InvalidParameter(
             "'explanationAlgorithm': prediction explanations are not available because the model package carries none"

@@ -11,6 +11,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from model_repository.errors import InvalidParameter, ModelNotFound, ModelUnavailable
+from model_repository.timeseries.spec import TimeSeries
 from prediction_api.bodies import read_body
 from prediction_api.deployments import THE_ONE, Deployment, DeploymentSource
 from prediction_api.exchange import SCOPE_KEY, Exchange
@@ -85,9 +86,11 @@ class Endpoints:
         return await self._predict(request, explanations=ALIAS_EXPLANATIONS)
 
     async def forecast(self, request: Request) -> Response:
-        """POST /timeSeriesPredictions."""
-        await self.source.get(request.path_params.get("model_id", THE_ONE))
-        raise InvalidParameter("this model is not a time series model: use /predictions")
+        """POST /timeSeriesPredictions: as /predictions, for models that forecast."""
+        found = await self.source.get(request.path_params.get("model_id", THE_ONE))
+        if found.deployment.model.forecasting is None:
+            raise InvalidParameter("this model is not a time series model: use /predictions")
+        return await self._predict(request)
 
     async def unstructured(self, _: Request) -> Response:
         """POST /predictionsUnstructured: only tables are scored here."""
@@ -185,7 +188,9 @@ class Endpoints:
         exchange.cache_hit = found.cache_hit
         deployment = found.deployment
         exchange.model_id = deployment.model.manifest.model_id
-        options = options_from(scope["query_string"], deployment.model.manifest.target, explanations=explanations)
+        manifest = deployment.model.manifest
+        forecasts = manifest.timeseries is not None
+        options = options_from(scope["query_string"], manifest.target, explanations=explanations, time_series=forecasts)
         body = await read_body(request.receive, form, gzip=gzip, length=length, limit=self.settings.max_body_bytes)
         order = Order(body.data, body.form, answer, options)
         scored = await deployment.scorer.score(order, exchange.client_left)
@@ -214,8 +219,8 @@ def described(deployment: Deployment) -> dict[str, Any]:
             "predictionThreshold": target.threshold if target.type == "Binary" else None,
         },
         "modelKind": {
-            "isTimeSeries": False,
-            "isMultiseries": False,
+            "isTimeSeries": manifest.timeseries is not None,
+            "isMultiseries": manifest.timeseries is not None and manifest.timeseries.series_column is not None,
             "isAnomalyDetectionModel": unsupervised,
             "isUnsupervisedLearning": unsupervised,
         },
@@ -223,8 +228,8 @@ def described(deployment: Deployment) -> dict[str, Any]:
             "supportsShapBasedPredictionExplanations": False,
             "supportsPredictionWarning": target.usual_range is not None,
         },
-        "timeseries": None,
-        "features": [{"name": feature.name, "type": feature.type.capitalize()} for feature in manifest.features],
+        "timeseries": None if manifest.timeseries is None else described_series(manifest.timeseries),
+        "features": [{"name": feature.name, "type": feature.type.capitalize()} for feature in manifest.inputs],
         "runtime": {
             "path": model.path,
             "reason": model.reason,
@@ -232,6 +237,29 @@ def described(deployment: Deployment) -> dict[str, Any]:
         },
         "packageFormat": manifest.format_version,
         "versions": manifest.versions,
+    }
+
+
+def described_series(spec: TimeSeries) -> dict[str, Any]:
+    """How a model forecasts."""
+    return {
+        "datetimeColumnName": spec.datetime_column,
+        "datetimeColumnFormat": spec.datetime_format,
+        "timeZone": spec.time_zone,
+        "seriesColumnName": spec.series_column,
+        "forecastPointColumnName": "FORECAST_POINT",
+        "forecastDistanceColumnName": "FORECAST_DISTANCE",
+        "forecastDistances": list(spec.distances),
+        "forecastDistancesTimeUnit": spec.unit,
+        "timeStep": spec.step,
+        "featureDerivationWindowStart": spec.derivation_start,
+        "featureDerivationWindowEnd": spec.derivation_end,
+        "effectiveFeatureDerivationWindowStart": spec.derivation_start,
+        "effectiveFeatureDerivationWindowEnd": spec.derivation_end,
+        "knownInAdvance": spec.known_in_advance,
+        "isCrossSeries": False,
+        "isNewSeriesSupport": spec.new_series_allowed,
+        "isTraditionalTimeSeries": False,
     }
 
 

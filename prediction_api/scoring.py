@@ -149,7 +149,7 @@ class Scorer:
         self, model: Model, lanes: Lanes, *, association: AssociationId | None = None, timeout: float = 60.0
     ) -> None:
         self._model = model
-        self._codecs = Codecs(model.manifest.schema, model.manifest.target)
+        self._codecs = Codecs(Schema(tuple(model.manifest.inputs)), model.manifest.target)
         self._lanes = lanes
         self._association = association
         self._timeout = timeout

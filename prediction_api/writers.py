@@ -9,7 +9,7 @@ be streamed.
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import orjson
@@ -33,6 +33,30 @@ Pieces = bytes | Sequence[bytes]
 """The same bytes in every row, or one for each."""
 
 
+class Frame(Protocol):
+    """What stands around each prediction of a time series, instead of its number."""
+
+    def json_before(self, start: int, stop: int) -> Sequence[Pieces]:
+        """From the comma before a row to the key of its prediction."""
+        ...
+
+    def json_after(self, start: int, stop: int, decimals: int) -> Sequence[Pieces]:
+        """Behind the predictions."""
+        ...
+
+    def csv_header(self) -> tuple[list[str], list[str]]:
+        """Names of the columns before and behind the predictions."""
+        ...
+
+    def csv_before(self, start: int, stop: int) -> Sequence[Pieces]:
+        """Fields, each with the comma behind it."""
+        ...
+
+    def csv_after(self, start: int, stop: int, decimals: int) -> Sequence[Pieces]:
+        """Fields, each with the comma before it."""
+        ...
+
+
 class JsonWriter:
     """Writes ``{"data":[...]}``; holds the constant pieces of one target's rows."""
 
@@ -48,26 +72,33 @@ class JsonWriter:
         self._opening = opening
         self._between = [b"},%b" % one for one in opened[1:]]
 
-    def chunks(self, values: FloatArray, options: ScoringOptions, kept: Kept) -> Iterator[bytes]:
+    def chunks(
+        self, values: FloatArray, options: ScoringOptions, kept: Kept, frame: Frame | None = None
+    ) -> Iterator[bytes]:
         """
         The answer, in parts.
 
         Args:
             values: shape ``(n_rows, target.n_outputs)``, full precision.
             kept: columns to pass through; what is text stays text.
+            frame: of a time series.
 
         Raises:
             ScoringFailed: at once, not at the first part: a prediction is not a finite number.
         """
         _refuse_not_finite(values)
-        return self._chunks(values, options, kept)
+        return self._chunks(values, options, kept, frame)
 
-    def _chunks(self, values: FloatArray, options: ScoringOptions, kept: Kept) -> Iterator[bytes]:
+    def _chunks(self, values: FloatArray, options: ScoringOptions, kept: Kept, frame: Frame | None) -> Iterator[bytes]:
         names = [orjson.dumps(name) for name in kept]
         first = b'{"data":['
         for start, some in _slices(values):
             columns: list[Pieces] = [b',{"rowId":', _row_ids(start, len(some)), b',"prediction":']
+            if frame is not None:
+                columns = list(frame.json_before(start, start + len(some)))
             columns += self._predictions(some, options)
+            if frame is not None:
+                columns += frame.json_after(start, start + len(some), options.decimals)
             columns += _passed_through(names, [column[start : start + len(some)] for column in kept.values()])
             columns.append(b"}")
             yield first + _side_by_side(len(some), columns)[not start :]  # no comma before the first row
@@ -108,22 +139,28 @@ class CsvWriter:
             after = f",{_csv_text(target.threshold)},{_field(labels[0])}"
         self._labels = [f",{_field(label)}{after}".encode() for label in labels]
 
-    def chunks(self, values: FloatArray, options: ScoringOptions, kept: Kept) -> Iterator[bytes]:
+    def chunks(
+        self, values: FloatArray, options: ScoringOptions, kept: Kept, frame: Frame | None = None
+    ) -> Iterator[bytes]:
         """As `JsonWriter.chunks`."""
         _refuse_not_finite(values)
-        return self._chunks(values, options, kept)
+        return self._chunks(values, options, kept, frame)
 
-    def _chunks(self, values: FloatArray, options: ScoringOptions, kept: Kept) -> Iterator[bytes]:
+    def _chunks(self, values: FloatArray, options: ScoringOptions, kept: Kept, frame: Frame | None) -> Iterator[bytes]:
         fences = self._target.usual_range if options.warn_outliers else None
-        header = [*self._header, *(["IS_OUTLIER_PREDICTION"] if fences else []), *kept]
+        before, after = frame.csv_header() if frame is not None else ([], [])
+        header = [*before, *self._header, *after, *(["IS_OUTLIER_PREDICTION"] if fences else []), *kept]
         yield (",".join(map(_field, header)) + "\n").encode()
         for start, some in _slices(values):
-            columns: list[Pieces] = []
+            stop = start + len(some)
+            columns: list[Pieces] = list(frame.csv_before(start, stop)) if frame is not None else []
             for column in _number_texts(some, options.decimals):
                 columns += [column, b","]
             columns.pop()
             if self._labels:
                 columns.append(_chosen(self._labels, _codes(some, self._target)))
+            if frame is not None:
+                columns += frame.csv_after(start, stop, options.decimals)
             if fences:
                 columns.append(_chosen(_OUTLIER_CSV, _outliers(some, fences)))
             for cells in kept.values():

@@ -171,9 +171,20 @@ async def test_no_flipped_byte_passes(store: Store, root: Path, line) -> None:
     for place in range(0, len(good), 64):
         bad = bytearray(good)
         bad[place] ^= 0x10
+        if contents(bytes(bad)) == contents(good):  # a permission bit, or one behind the end of a deflate stream
+            continue
         with pytest.raises(PackageError):
             await put(store, "m", bytes(bad))
     assert (held(root), left_over(root)) == ({}, [])
+
+
+def contents(package: bytes) -> dict[str, bytes] | None:
+    """What it holds; ``None`` if that cannot be read."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(package)) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, OSError, RuntimeError, EOFError):
+        return None
 
 
 class Canary:
