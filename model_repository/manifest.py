@@ -67,6 +67,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     plan: PlanMember | None = None
     not_compiled: str | None = None
     """The step that prevented compilation, when there is no plan."""
+    reference: str | None = None
+    """Member with the rows and figures that explanations need."""
+    exposure: str | None = None
+    """Regression of a rate: the numeric input column that a prediction is multiplied by to be the adjusted one."""
 
     @property
     def schema(self) -> Schema:
@@ -156,6 +160,10 @@ def _check(manifest: Manifest) -> None:
     needed = [manifest.golden, manifest.estimator.member]
     if manifest.plan is not None:
         needed += [manifest.plan.member, manifest.plan.arrays]
+    if manifest.reference is not None:
+        needed.append(manifest.reference)
+    if manifest.exposure is not None and target.type != "Regression":
+        raise InvalidPackage(f"{MANIFEST_NAME}: an exposure column with a {target.type} target")
     for name in needed:
         if name not in listed:
             raise InvalidPackage(f"{MANIFEST_NAME}: member {name!r} is used but not listed")
