@@ -1,33 +1,17 @@
-"""What is asked of an explanation, and what is answered: arrays with one row per row of the request."""
+"""What an explanation answers: arrays with one row per row of the request."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_repository.predictions import Target
+from model_repository.predictions import Algorithm, ExplanationOptions, Target
 from model_repository.tables import FloatArray
 
-Algorithm = Literal["xemp", "shap"]
 MOST_XEMP: Final = 10
 """Explanations per row that may be asked of the exemplar method."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExplanationOptions:
-    """What a request asks of its explanations."""
-
-    algorithm: Algorithm
-    count: int | None = 3
-    """Most explanations per row (and class), 1 or more; ``None`` is one per feature, for SHAP only."""
-    threshold_low: float | None = None
-    """With either threshold only rows that are below the low or above the high one are explained; not for SHAP."""
-    threshold_high: float | None = None
-    top_classes: int = 1
-    """Multiclass: how many of each row's likeliest classes to explain."""
-    classes: tuple[int, ...] = ()
-    """Multiclass: explain these (places in ``target.class_labels``), in this order, instead of the likeliest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +22,14 @@ class ShapWarnings:
     """Rows whose base value and strengths do not add up to their prediction."""
     max_normalized_mismatch: float
     """The largest difference among them, relative where the prediction is above 1."""
+
+    @classmethod
+    def together(cls, warnings: Sequence["ShapWarnings"]) -> "ShapWarnings | None":
+        """Those of several portions as one; ``None`` for none."""
+        if not warnings:
+            return None
+        rows = sum(one.mismatch_row_count for one in warnings)
+        return cls(rows, max(one.max_normalized_mismatch for one in warnings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +43,7 @@ class Explanations:
     algorithm: Algorithm
     classes: NDArray[np.intp]
     """``(n, c)``: whose prediction a positive strength raises, as a place in ``target.class_labels`` (0 without)."""
-    features: NDArray[np.intp]
+    features: NDArray[np.int32]
     """``(n, c, k)``: place in the schema, -1 where there is no further explanation, or none for the row at all."""
     strengths: FloatArray
     """``(n, c, k)``; NaN where there is no explanation."""
@@ -78,6 +70,11 @@ def strongest(strengths: FloatArray, count: int | None) -> NDArray[np.intp]:
     kind: Literal["stable", "quicksort"] = "stable" if count is None else "quicksort"  # half the time
     order: NDArray[np.intp] = np.argsort(-np.abs(strengths), axis=-1, kind=kind)
     return order[..., :count]
+
+
+def n_explained_classes(target: Target, options: ExplanationOptions) -> int:
+    """How many classes are explained in each row; 1 for models without."""
+    return len(options.classes) or options.top_classes if target.type == "Multiclass" else 1
 
 
 def explained_rows(predictions: FloatArray, target: Target, options: ExplanationOptions) -> NDArray[np.bool_]:

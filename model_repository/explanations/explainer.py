@@ -1,5 +1,7 @@
 """The door to explanations: rows and their predictions in, the features that made them so out."""
 
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
@@ -9,12 +11,11 @@ from numpy.typing import NDArray
 
 from model_repository.errors import ExplanationsUnavailable
 from model_repository.explanations.explained import (
-    Algorithm,
-    ExplanationOptions,
     Explanations,
     ShapWarnings,
     explained_classes,
     explained_rows,
+    n_explained_classes,
     strongest,
 )
 from model_repository.explanations.leaves import NotAdditive
@@ -23,10 +24,10 @@ from model_repository.explanations.margins import margin_weights
 from model_repository.explanations.methods import Method
 from model_repository.explanations.reference import ReferenceData
 from model_repository.explanations.sampling import SamplingMethod
-from model_repository.explanations.symbols import MOST_WEIGHED, symbol_codes
+from model_repository.explanations.symbols import MOST_WEIGHED, NO_SYMBOL, symbol_codes
 from model_repository.explanations.trees import TreeMethod
 from model_repository.plan import Linear, Trees
-from model_repository.predictions import Runtime, Target
+from model_repository.predictions import Algorithm, ExplanationOptions, Runtime, Target
 from model_repository.runtimes.compiled import CompiledRuntime
 from model_repository.tables import FloatArray, Rows, Schema, Table
 
@@ -50,9 +51,10 @@ class Explainer:
 
     def __init__(self, runtime: Runtime, schema: Schema, target: Target, reference: ReferenceData | None) -> None:
         self._runtime = runtime
-        self._schema = schema
-        self._target = target
+        self.schema = schema
+        self.target = target
         self._reference = reference
+        self._reading = threading.Lock()
 
     @property
     def algorithms(self) -> tuple[Algorithm, ...]:
@@ -73,7 +75,7 @@ class Explainer:
         Raises:
             ExplanationsUnavailable: the model does not support SHAP.
         """
-        self._require("shap")
+        self.require("shap")
         assert self._method is not None
         return self._method.base_value
 
@@ -84,36 +86,58 @@ class Explainer:
 
     def problem(self, algorithm: Algorithm) -> str | None:
         """Why this model does not support it; ``None`` if it does."""
-        if algorithm == "shap" and self._target.type == "Multiclass":
+        if algorithm == "shap" and self.target.type == "Multiclass":
             return NO_MULTICLASS_SHAP
         if self._reference is None and (algorithm == "xemp" or self._method is None):
             return NO_REFERENCE
         return None
 
-    def explain(self, inputs: Rows | Table, predictions: FloatArray, options: ExplanationOptions) -> Explanations:
+    def require(self, algorithm: Algorithm) -> None:
+        """
+        Raises:
+            ExplanationsUnavailable: the model does not support it; the message says what to do.
+        """
+        if problem := self.problem(algorithm):
+            raise ExplanationsUnavailable(problem)
+
+    def most_per_row(self, options: ExplanationOptions) -> int:
+        """How many explanations a row may get."""
+        n_features = len(self.schema.features)
+        count = n_features if options.count is None else min(options.count, n_features)
+        return count * n_explained_classes(self.target, options)
+
+    def explain(
+        self,
+        inputs: Rows | Table,
+        predictions: FloatArray,
+        options: ExplanationOptions,
+        proceed: Callable[[], None] = lambda: None,
+    ) -> Explanations:
         """
         Why rows got their predictions.
 
         Args:
             inputs: rows that the runtime has scored.
             predictions: what it said of them, unrounded, shape ``(n_rows, n_outputs)``.
+            proceed: called again and again; what it raises ends the work.
 
         Raises:
             ExplanationsUnavailable: the model does not support the algorithm; the message says what to do.
         """
-        self._require(options.algorithm)
-        table = inputs if isinstance(inputs, Table) else Table.from_rows(inputs, self._schema)
-        classes = explained_classes(predictions, self._target, options)
-        rows = np.flatnonzero(explained_rows(predictions, self._target, options))
+        self.require(options.algorithm)
+        table = inputs if isinstance(inputs, Table) else Table.from_rows(inputs, self.schema)
+        classes = explained_classes(predictions, self.target, options)
+        rows = np.flatnonzero(explained_rows(predictions, self.target, options))
         if not len(rows):
             nothing = np.empty((*classes.shape, 0))
-            return Explanations(options.algorithm, classes, nothing.astype(np.intp), nothing, nothing.astype(np.int8))
+            return Explanations(options.algorithm, classes, nothing.astype(np.int32), nothing, nothing.astype(np.int8))
         if len(rows) < table.n_rows:
             table = table.taken(rows)
         explain = self._shap if options.algorithm == "shap" else self._xemp
-        step = max(1, _CELLS_AT_ONCE // len(self._schema.features))
+        step = self._rows_at_once(options)
         parts = []
         for at in range(0, table.n_rows, step):
+            proceed()
             part = table if step >= table.n_rows else table.taken(np.arange(at, min(at + step, table.n_rows)))
             parts.append(explain(part, classes[rows[at : at + step]], options.count))
         return _spread(_joined(parts), rows, classes)
@@ -128,7 +152,7 @@ class Explainer:
         base = self._method.base_value
         errors = shap.standard_errors
         return Explanations(
-            "shap", classes, chosen[:, None], strengths[:, None],
+            "shap", classes, chosen[:, None].astype(np.int32), strengths[:, None],
             base_value=base,
             remaining=left_out.sum(axis=1),
             standard_errors=None if errors is None else np.take_along_axis(errors, chosen, axis=1)[:, None],
@@ -145,13 +169,19 @@ class Explainer:
         order = strongest(strengths, MOST_WEIGHED if count is None else max(count, MOST_WEIGHED))
         ordered = np.take_along_axis(strengths, order, axis=2)
         ordered = np.where(ordered == 0, np.nan, ordered)  # what changes nothing explains nothing
-        symbols = symbol_codes(ordered, len(self._schema.features))
-        features = np.where(np.isnan(ordered), -1, np.array(eligible, dtype=np.intp)[order])
-        return Explanations("xemp", classes, features[..., :count], ordered[..., :count], symbols[..., :count])
+        symbols = symbol_codes(ordered, len(self.schema.features))
+        features = np.where(np.isnan(ordered), -1, np.array(eligible, dtype=np.int32)[order])
+        cut = np.s_[..., :count]
+        # copies: a view would hold on to all that it is a part of
+        return Explanations("xemp", classes, features[cut].copy(), ordered[cut].copy(), symbols[cut].copy())
 
-    def _require(self, algorithm: Algorithm) -> None:
-        if problem := self.problem(algorithm):
-            raise ExplanationsUnavailable(problem)
+    def _rows_at_once(self, options: ExplanationOptions) -> int:
+        """So many that memory stays bounded, and that somebody who waits for the end need not wait long."""
+        assert self._method is not None
+        cells = len(self.schema.features)
+        if options.algorithm == "xemp":
+            cells *= self.target.n_outputs
+        return max(1, min(_CELLS_AT_ONCE // cells, self._method.rows_at_once(options.algorithm)))
 
     @cached_property
     def _eligible(self) -> list[int]:
@@ -168,13 +198,18 @@ class Explainer:
             return self._runtime.raw(self._runtime.encoding.table(table)) @ self._weights.T
         return self._runtime.predict(table)
 
-    @cached_property
+    @property
     def _method(self) -> Method | None:
         """How to explain; ``None`` where only reference rows would make it possible."""
-        n_features = len(self._schema.features)
+        with self._reading:  # threads that come at once must not each hold a forest
+            return self._method_read
+
+    @cached_property
+    def _method_read(self) -> Method | None:
+        n_features = len(self.schema.features)
         reference = exemplars = None
         if self._reference is not None:
-            reference = self._reference.table(self._schema)
+            reference = self._reference.table(self.schema)
             exemplars = reference.taken(np.array(self._reference.exemplars, dtype=np.intp))
         if isinstance(self._runtime, CompiledRuntime) and self._weights is not None:
             model = self._runtime.plan.model
@@ -187,7 +222,7 @@ class Explainer:
                 return LinearMethod(model, self._weights, self._runtime, n_features, reference, exemplars)
         if exemplars is None:
             return None
-        return SamplingMethod(self._margins, self._schema, exemplars, self._eligible)
+        return SamplingMethod(self._margins, self.schema, exemplars, self._eligible)
 
 
 def _mismatch(sums: FloatArray, margins: FloatArray, tolerance: float) -> ShapWarnings | None:
@@ -207,11 +242,7 @@ def _joined(parts: list[Explanations]) -> Explanations:
         if getattr(parts[0], name) is not None
     }
     warnings = [part.warnings for part in parts if part.warnings is not None]
-    warning = ShapWarnings(
-        sum(one.mismatch_row_count for one in warnings),
-        max((one.max_normalized_mismatch for one in warnings), default=0.0),
-    )
-    return replace(parts[0], **arrays, warnings=warning if warnings else None)
+    return replace(parts[0], **arrays, warnings=ShapWarnings.together(warnings))
 
 
 def _spread(found: Explanations, rows: NDArray[np.intp], classes: NDArray[np.intp]) -> Explanations:
@@ -219,8 +250,8 @@ def _spread(found: Explanations, rows: NDArray[np.intp], classes: NDArray[np.int
     if len(rows) == len(classes):
         return found
     shape = (len(classes), *found.features.shape[1:])
-    features, strengths = np.full(shape, -1, dtype=np.intp), np.full(shape, np.nan)
-    symbols = np.full(shape, 4, dtype=np.int8)
+    features, strengths = np.full(shape, -1, dtype=np.int32), np.full(shape, np.nan)
+    symbols = np.full(shape, NO_SYMBOL, dtype=np.int8)
     features[rows], strengths[rows] = found.features, found.strengths
     if found.symbols is not None:
         symbols[rows] = found.symbols

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from model_repository.predictions import Algorithm
 from model_repository.tables import FloatArray, Table
 
 
@@ -31,6 +32,10 @@ class Method(Protocol):
     @property
     def base_value(self) -> float:
         """What the SHAP values of output 0 start from."""
+        ...
+
+    def rows_at_once(self, algorithm: Algorithm) -> int:
+        """How many rows it should be given in one call: what takes a second or so, and no less than is quick."""
         ...
 
     def shap(self, table: Table) -> Shap:

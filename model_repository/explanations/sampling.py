@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from model_repository.explanations.margins import TOLERANCE
 from model_repository.explanations.methods import Shap
+from model_repository.predictions import Algorithm
 from model_repository.tables import FloatArray, Schema, Strings, Table
 
 Array = NDArray[Any]
@@ -57,6 +58,11 @@ class SamplingMethod:
     def base_value(self) -> float:
         """Mean margin of the exemplars."""
         return float(self._starts.mean())
+
+    def rows_at_once(self, algorithm: Algorithm) -> int:
+        """As many as one call of the model scores."""
+        walks = 2 * max(1, self._n_features - 1)
+        return max(1, _ROWS_AT_ONCE // (self._exemplars.n_rows * (walks if algorithm == "shap" else self._n_features)))
 
     def shap(self, table: Table) -> Shap:
         """SHAP values of output 0, with their standard errors."""

@@ -25,6 +25,8 @@ from model_repository.tables import FloatArray
 
 SYMBOLS: Final = ("---", "--", "-", "<-", "", "<+", "+", "++", "+++")
 """What the codes of `symbol_codes` mean, from 4 below to 4 above the middle; the middle stands for no explanation."""
+NO_SYMBOL: Final = 4
+"""The code of the middle."""
 TRIVIAL: Final = 0.001
 MOST_WEIGHED: Final = 10
 """The largest strengths of a row, against whose sum each is weighed."""
@@ -51,8 +53,8 @@ def symbol_codes(strengths: FloatArray, n_features: int) -> NDArray[np.int8]:
     for border in _borders(n_features):
         codes += q > border
     codes[q + 2 * _ROUNDING < TRIVIAL] = 1
-    signed: NDArray[Any] = np.where(strengths < 0, -codes, codes) + 4
-    return np.where(np.isnan(strengths), 4, signed).astype(np.int8)
+    signed: NDArray[Any] = np.where(strengths < 0, -codes, codes) + NO_SYMBOL
+    return np.where(np.isnan(strengths), NO_SYMBOL, signed).astype(np.int8)
 
 
 def _borders(n_features: int) -> tuple[float, float, float]:

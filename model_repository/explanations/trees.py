@@ -17,6 +17,7 @@ from model_repository.explanations.margins import SINGLE_TOLERANCE, TOLERANCE
 from model_repository.explanations.methods import Shap
 from model_repository.explanations.shap_trees import TreeShap
 from model_repository.plan import Trees
+from model_repository.predictions import Algorithm
 from model_repository.runtimes.compiled import CompiledRuntime
 from model_repository.runtimes.encoding import Encoding
 from model_repository.tables import FloatArray, Table
@@ -52,6 +53,10 @@ class TreeMethod:
         self._tolerance = SINGLE_TOLERANCE if trees.single_sum else TOLERANCE
         self._first = [_first_of_feature(group) for group in self._forest.groups]
         self._taken = None if exemplars is None else self._shares_of_exemplars(exemplars)
+
+    def rows_at_once(self, _: Algorithm) -> int:
+        """A large forest takes seconds for these."""
+        return _ROWS_AT_ONCE
 
     def shap(self, table: Table) -> Shap:
         """SHAP values of output 0."""

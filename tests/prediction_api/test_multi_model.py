@@ -100,11 +100,29 @@ async def test_prefixes_and_slashes(client_of_many, deploy, versions, prefix, sl
     assert {info.status_code, listed.status_code} == ({404} if prefix == "/api/v2" else {200})
 
 
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("prefix", ["", "/v1.0", "/predApi/v1.0"])
+async def test_explanations(client_of_many, deploy, versions, prefix, slash):
+    deploy("fraud", versions[0])
+    client = client_of_many()
+    by_default = await client.post(
+        f"{prefix}/deployments/fraud/predictionExplanations{slash}", content=BODY, headers=JSON
+    )
+    shap = await predict(client, "fraud", explanationAlgorithm="shap")
+    capabilities = (await client.get(f"{prefix}/deployments/fraud/info")).json()["capabilities"]
+    for row, other in zip(by_default.json()["data"], shap.json()["data"], strict=True):
+        assert {one["feature"] for one in row["predictionExplanations"]} == {"x", "y"}
+        assert {one["feature"] for one in other["predictionExplanations"]} == {"x", "y"}
+        assert other["shapExplanationsMetadata"][0]["warnings"] == []
+    assert capabilities["explanationAlgorithms"] == ["xemp", "shap"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "message"),
     [
-        ("POST", "/deployments/fraud/predictionExplanations", 422, "explanations"),
+        ("POST", "/deployments/fraud/predictionExplanations", 200, None),
         ("POST", "/deployments/fraud/predictionExplanations?maxExplanations=0", 200, None),
+        ("POST", "/deployments/fraud/predictionExplanations?maxExplanations=11", 422, "from 0 to 10"),
         ("POST", "/deployments/fraud/timeSeriesPredictions", 422, "not a time series model"),
         ("POST", "/deployments/nobody/timeSeriesPredictions", 404, "no deployment 'nobody'"),
         ("POST", "/deployments/fraud/predictionsUnstructured", 404, "unstructured"),
