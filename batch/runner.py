@@ -18,9 +18,10 @@ from anyio import to_thread
 
 from batch.adapters import adapter_for
 from batch.errors import BatchError, ScoringServerError
+from batch.expected_answer import expected_columns
 from batch.job import Job, options_of
 from batch.layout import layout_for
-from batch.model_info import answer_columns, identity_of
+from batch.model_info import identity_of
 from batch.ports import Intake
 from batch.progress import Counts
 from batch.report import Report
@@ -107,7 +108,7 @@ async def _validated(run: Run, intake: Intake) -> Sequence[str]:
     with anyio.CancelScope() as scope:
         async with output_module.open_output(run.job.output_settings.settings, run.credentials):
             sources = [await run.source(intake, number) for number in range(len(intake.files))]
-            if sources[0].names and (columns := answer_columns(run.info)):
+            if sources[0].names and (columns := expected_columns(run.job, run.info)):
                 layout_for(columns, sources[0].names, run.output_options())
             scope.cancel()  # leaving by a cancellation publishes nothing
             await anyio.lowlevel.checkpoint()

@@ -329,8 +329,8 @@ async def test_columns_that_cannot_be(validate: bool, keys: Any, message: str, j
 async def test_options_that_the_server_refuses_are_no_bad_row(job_for: Any, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text(csv_text(people_rows(5)), newline="")
 
-    with pytest.raises(ScoringServerError, match=r"refuses the job's options: .*explanations"):
-        await run_job(job_for(max_explanations=3), NOBODY, options=QUICK)
+    with pytest.raises(ScoringServerError, match=r"refuses the job's options: 'maxExplanations': .* from 0 to 10"):
+        await run_job(job_for(max_explanations=11), NOBODY, options=QUICK)
 
 
 async def test_validating_writes_nothing(job_for: Any, tmp_path: Path) -> None:
