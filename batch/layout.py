@@ -1,5 +1,6 @@
 """Which columns the output has, in which order and under which names. Pure."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from batch.errors import JobError
 STATUS: Final = "prediction_status"
 ROW_ID: Final = "row_id"
 PREDICTION: Final = "_PREDICTION"
-TEXTS: Final = ("_FEATURE_NAME", "_ACTUAL_VALUE", "_QUALITATIVE_STRENGTH")
-"""Ends of names of columns that are text in every model."""
+OUTLIER: Final = "IS_OUTLIER_PREDICTION"
+TEXTS: Final = re.compile(r"^CLASS_\d+$|_(?:FEATURE_NAME|ACTUAL_VALUE|QUALITATIVE_STRENGTH)$")
+"""Names of columns that are text in every model: of explanations, the class, the feature, its value, the symbol."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _probabilities(answer: Sequence[str]) -> dict[int, str]:
 
 def label_place(answer: Sequence[str]) -> int | None:
     """Where the predicted class stands: after the probabilities; None in models without classes."""
-    places = [place for place, name in enumerate(answer) if name.endswith(PREDICTION)]
+    places = [place for place, name in enumerate(answer) if name.endswith(PREDICTION) and name != OUTLIER]
     return places[-1] if len(places) > 1 else None
 
 
@@ -124,5 +126,5 @@ def text_columns(answer: Sequence[str], *, numeric_labels: bool) -> frozenset[in
     """Places of the answer's columns that are text; all others are numbers."""
     label = label_place(answer)
     labels = {label, *(place for place, name in enumerate(answer) if name == "POSITIVE_CLASS")} - {None}
-    texts = {place for place, name in enumerate(answer) if name.endswith(TEXTS)}
+    texts = {place for place, name in enumerate(answer) if name == OUTLIER or TEXTS.search(name)}
     return frozenset(place for place in texts | (set() if numeric_labels else labels) if place is not None)

@@ -44,6 +44,11 @@ def answer_columns(info: Info) -> tuple[str, ...] | None:
     return (*(f"{name}_{_text(label)}_PREDICTION" for label in labels), f"{name}_PREDICTION", *threshold)
 
 
+def model_type(info: Info) -> str | None:
+    """``Regression``, ``Binary``, ``Multiclass`` or ``Anomaly``."""
+    return _target(info).get("type")
+
+
 def _target(info: Info) -> Mapping[str, Any]:
     target: Mapping[str, Any] = (info or {}).get("target") or {}
     return target

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from batch.chunk_size import ChunkSize
 from batch.dialect import Dialect
 from batch.error_policy import ErrorPolicy, policy_of
 from batch.errors import IntakeError, ModelChanged, ScoringServerError
+from batch.expected_answer import most_bytes
 from batch.job import Job
 from batch.layout import OutputOptions
 from batch.model_info import feature_names, identity_of
@@ -57,7 +59,13 @@ class Run:
         parameters = parameters_of(job)
         self.asks_more = bool(parameters)
         self.server = ScoringClient(
-            http, url, job.deployment_id, parameters, retry=options.retry, request_timeout=options.request_timeout
+            http,
+            url,
+            job.deployment_id,
+            parameters,
+            retry=options.retry,
+            request_timeout=options.request_timeout,
+            limit=partial(most_bytes, job),
         )
         settings = job.csv_settings
         self.dialect = Dialect("\t" if settings.delimiter == "tab" else settings.delimiter, settings.quotechar)

@@ -20,10 +20,11 @@ from anyio import to_thread
 
 from batch.adapters import adapter_for
 from batch.errors import BatchError, RowRefused, ScoringServerError
+from batch.expected_answer import expected_columns
 from batch.isolation import score_all
 from batch.job import Job, options_of
 from batch.layout import layout_for
-from batch.model_info import answer_columns, identity_of
+from batch.model_info import identity_of
 from batch.ports import Intake
 from batch.progress import Counts
 from batch.records import START
@@ -136,7 +137,7 @@ async def _validate(run: Run, intake: Intake) -> None:
     """Look at the columns of every file, and ask the server for the first rows with all that the job wants."""
     sources = [await run.source(intake, number) for number in range(len(intake.files))]
     answered = await _tried(run, intake, sources)
-    columns = answered or answer_columns(run.info)
+    columns = answered or expected_columns(run.job, run.info)
     if sources[0].names and columns:
         layout_for(columns, sources[0].names, run.output_options())
 

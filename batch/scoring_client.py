@@ -1,7 +1,7 @@
 """
 The prediction server as the engine sees it: rows in, one line of predictions for each out.
 
-An answer is trusted only if it is whole, not larger than `answer_limit` allows, and has a line for each row; anything
+An answer is trusted only if it is whole, not larger than an honest one can be, and has a line for each row; anything
 else is asked for again, as what did not come at all is. What the server says of the rows themselves is raised as
 `Refused`.
 """
@@ -9,7 +9,6 @@ else is asked for again, as what did not come at all is. What the server says of
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from time import monotonic
 from typing import Any, Final
 from urllib.parse import quote
@@ -78,9 +77,26 @@ class Traffic:
         self.statuses[reason] = self.statuses.get(reason, 0) + 1
 
 
-def answer_limit(body: bytes) -> int:
-    """No honest answer to *body* is longer."""
+AnswerLimit = Callable[[bytes, Records], int]
+"""How many bytes an honest answer to a body with these rows has at most."""
+
+
+def answer_limit(body: bytes, _: Records | None = None) -> int:
+    """Where nothing but predictions is asked for."""
     return 10 * len(body) + 1024 * 1024
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One request, asked as often as it takes."""
+
+    method: str
+    page: str
+    limit: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    parameters: Sequence[tuple[str, Any]] = ()
+    check: Check | None = None
 
 
 class ScoringClient:
@@ -94,6 +110,7 @@ class ScoringClient:
         parameters: Sequence[tuple[str, str]] = (),
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008  it is frozen
         request_timeout: float = 120.0,
+        limit: AnswerLimit = answer_limit,
     ) -> None:
         self._http = http
         self._endpoint = endpoint.rstrip("/")
@@ -101,6 +118,7 @@ class ScoringClient:
         self._parameters: list[tuple[str, Any]] = list(parameters)
         self._retry = retry
         self._timeout = request_timeout
+        self._limit = limit
         self._columns: tuple[str, ...] | None = None
         self.model: str | None = None
         """The model of all answers, where the server tells; set by a continued run to that of the run before."""
@@ -113,7 +131,7 @@ class ScoringClient:
         Raises:
             ScoringServerError: it cannot be reached, or does not answer in time.
         """
-        status, content, _ = await self._asked("GET", "/info", b"", {})
+        status, content, _ = await self._asked(_Question("GET", "/info", answer_limit(b"")))
         if status != httpx.codes.OK:
             return None
         try:
@@ -138,8 +156,9 @@ class ScoringClient:
             if status == httpx.codes.OK:
                 answers.append(_answer_from(content, received, len(records)))
 
-        parameters = [] if plain else self._parameters
-        status, content, received = await self._asked("POST", "/predictions", body, headers, check, parameters)
+        limit, parameters = self._limit(body, records), [] if plain else self._parameters
+        question = _Question("POST", "/predictions", limit, body, headers, parameters, check)
+        status, content, received = await self._asked(question)
         if status in ROWS_AT_FAULT:
             raise Refused(status, _message(content))
         if status != httpx.codes.OK:
@@ -157,48 +176,31 @@ class ScoringClient:
     def _url(self, page: str) -> str:
         return f"{self._endpoint}{self._place}{page}"
 
-    async def _asked(
-        self,
-        method: str,
-        page: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        check: Check | None = None,
-        parameters: Sequence[tuple[str, Any]] = (),
-    ) -> tuple[int, bytes, httpx.Headers]:
+    async def _asked(self, question: _Question) -> tuple[int, bytes, httpx.Headers]:
         """An answer that is no reason to ask again; of a server with one model where it has no deployments."""
         place = self._place
-        ask = partial(self._patiently, method, page, body, headers, check, parameters)
-        answer = await ask()
+        answer = await self._patiently(question)
         if answer[0] == httpx.codes.NOT_FOUND and place:
             self._place, given = "", self._place
-            other = await ask()
+            other = await self._patiently(question)
             if other[0] != httpx.codes.NOT_FOUND:
                 return other
             self._place = given
         return answer
 
-    async def _patiently(
-        self,
-        method: str,
-        page: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        check: Check | None,
-        parameters: Sequence[tuple[str, Any]],
-    ) -> tuple[int, bytes, httpx.Headers]:
+    async def _patiently(self, question: _Question) -> tuple[int, bytes, httpx.Headers]:
         tried = 0
         while True:
             tried += 1
             try:
-                status, content, received = await self._once(method, page, body, headers, parameters)
+                status, content, received = await self._once(question)
                 if status in AGAIN or (status in ONCE_MORE and self._retry.allows(status, tried)):
                     wait = retry_after_from(received.get("retry-after"))
                     raise _Unusable(_message(content) or str(status), status, wait)
-                if check is not None:
-                    check(status, content, received)
+                if question.check is not None:
+                    question.check(status, content, received)
             except _Unusable as problem:
-                await self._wait(problem, tried, page)
+                await self._wait(problem, tried, question.page)
             else:
                 return status, content, received
 
@@ -211,24 +213,26 @@ class ScoringClient:
         self.traffic.retried(str(problem.status or "no answer"))
         await anyio.sleep(self._retry.delay(tried, problem.retry_after))
 
-    async def _once(
-        self, method: str, page: str, body: bytes, headers: Mapping[str, str], parameters: Sequence[tuple[str, Any]]
-    ) -> tuple[int, bytes, httpx.Headers]:
+    async def _once(self, question: _Question) -> tuple[int, bytes, httpx.Headers]:
         began = monotonic()
-        self.traffic.requests += method == "POST"
+        self.traffic.requests += question.method == "POST"
         try:
             with anyio.fail_after(self._timeout):
                 async with self._http.stream(
-                    method, self._url(page), content=body, params=list(parameters), headers={**HEADERS, **headers}
+                    question.method,
+                    self._url(question.page),
+                    content=question.body,
+                    params=list(question.parameters),
+                    headers={**HEADERS, **question.headers},
                 ) as response:
-                    content = await _limited(response, answer_limit(body))
+                    content = await _limited(response, question.limit)
                     return response.status_code, content, response.headers
         except TimeoutError as exc:
             raise _Unusable(f"no whole answer within {self._timeout:g} s") from exc
         except httpx.TransportError as exc:
             raise _Unusable(str(exc) or type(exc).__name__) from exc
         finally:
-            if method == "POST":
+            if question.method == "POST":
                 self.traffic.seconds += monotonic() - began
 
 

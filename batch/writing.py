@@ -20,12 +20,13 @@ from batch.errors import (
     ScoringServerError,
     TooManyErrors,
 )
+from batch.expected_answer import expected_columns
 from batch.formats import Writer, finish_for, writer_for
 from batch.formats.streams import AsItIs, is_gzip
 from batch.isolation import Outcome, Problem, score_all
 from batch.journal import Done
 from batch.layout import Layout, layout_for
-from batch.model_info import answer_columns, labels_are_numbers
+from batch.model_info import labels_are_numbers
 from batch.pipeline import run_pipeline
 from batch.ports import Intake, Output
 from batch.products import Product, open_product
@@ -235,7 +236,7 @@ class Writing:
             raise ModelChanged(
                 f"the server's answers have other columns now: {', '.join(self.answer)} became {', '.join(answer)}"
             )
-        self.answer = self.answer or answer or answer_columns(self.run.info) or ()
+        self.answer = self.answer or answer or expected_columns(self.run.job, self.run.info) or ()
         if not self.answer:
             raise ScoringServerError("no row was scored, and the server does not tell its model's columns on /info")
         if self.layout is None:

@@ -10,6 +10,7 @@ ServingError
 │   ├── UnscorableTable     422  the estimator refused the rows without saying which cell
 │   ├── UnforecastableTable 422  the rows do not hold what the forecast that is asked for needs
 │   ├── InvalidParameter    422  a query parameter, or two that exclude each other
+│   ├── ExplanationsUnavailable 422  the package lacks what the explanations need, or the model does
 │   ├── InvalidDeploymentId 422  a name that no deployment can have
 │   ├── InvalidConfig       422  a config.yml that cannot be read
 │   ├── Unauthorized        401  the management token is missing or wrong
@@ -107,6 +108,12 @@ class UnforecastableTable(RequestError):
 
 class InvalidParameter(RequestError):
     """A query parameter is unknown, malformed, or excluded by another."""
+
+    status_hint = 422
+
+
+class ExplanationsUnavailable(RequestError):
+    """This model cannot be explained in the way that was asked for; the message says what would help."""
 
     status_hint = 422
 

@@ -1,5 +1,6 @@
 """Golden rows: what was predicted when the package was made, and whether a runtime still says the same."""
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -36,7 +37,7 @@ def golden_from(raw: bytes, manifest: Manifest) -> GoldenRows:
         raise InvalidPackage(f"{manifest.golden}: expected {manifest.target.n_outputs} predictions in each row")
     for feature in manifest.features:
         column = golden.columns[feature.name]
-        if len(column) != n_rows or not all(_fits(cell, feature) for cell in column):
+        if len(column) != n_rows or not all(cell_fits(cell, feature) for cell in column):
             raise InvalidPackage(
                 f"{manifest.golden}: column {feature.name!r} does not hold {n_rows} {feature.type} cells"
             )
@@ -45,7 +46,12 @@ def golden_from(raw: bytes, manifest: Manifest) -> GoldenRows:
 
 def rows_of(golden: GoldenRows, schema: Schema) -> Rows:
     """The golden rows as a request would bring them."""
-    columns = [[_cell(cell, feature) for cell in golden.columns[feature.name]] for feature in schema.features]
+    return stored_rows(golden.columns, schema)
+
+
+def stored_rows(stored: Mapping[str, Sequence[Cell | bool]], schema: Schema) -> Rows:
+    """Rows that a package holds column by column, as a request would bring them."""
+    columns = [[_cell(cell, feature) for cell in stored[feature.name]] for feature in schema.features]
     return Rows(list(zip(*columns, strict=True)))
 
 
@@ -70,7 +76,8 @@ def largest_difference(found: FloatArray, expected: FloatArray) -> float:
     return float((np.abs(found - expected) / np.maximum(1.0, np.abs(expected))).max(initial=0.0))
 
 
-def _fits(cell: Cell | bool, feature: Feature) -> bool:
+def cell_fits(cell: Cell | bool, feature: Feature) -> bool:
+    """Whether a cell that a package holds is of the feature's type."""
     return cell is None or isinstance(cell, float | bool if feature.type in NUMERIC_TYPES else str)
 
 

@@ -72,6 +72,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The step that prevented compilation, when there is no plan."""
     timeseries: TimeSeries | None = None
     """How the features are derived from the rows of a request, when they are not its columns."""
+    reference: str | None = None
+    """Member with the rows and figures that explanations need."""
+    exposure: str | None = None
+    """Regression of a rate: the numeric input column that a prediction is multiplied by to be the adjusted one."""
 
     @property
     def schema(self) -> Schema:
@@ -170,6 +174,10 @@ def _check(manifest: Manifest) -> None:
         needed.append(manifest.timeseries.member)
     if manifest.plan is not None:
         needed += [manifest.plan.member, manifest.plan.arrays]
+    if manifest.reference is not None:
+        needed.append(manifest.reference)
+    if manifest.exposure is not None and target.type != "Regression":
+        raise InvalidPackage(f"{MANIFEST_NAME}: an exposure column with a {target.type} target")
     for name in needed:
         if name not in listed:
             raise InvalidPackage(f"{MANIFEST_NAME}: member {name!r} is used but not listed")

@@ -1,6 +1,7 @@
 """``prediction-api package``: make, look at, verify and sign packages."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -61,6 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["skops", "joblib"],
         default="skops",
         help="how the estimator is stored; joblib is a pickle, which a server loads only when its operator allows it",
+    )
+    create.add_argument(
+        "--no-reference",
+        action="store_true",
+        help="leave out the rows of the sample that explanations of predictions need",
+    )
+    create.add_argument(
+        "--exposure",
+        metavar="COLUMN",
+        help="of a regression that predicts a rate: the column by which it is multiplied to be the adjusted prediction",
     )
     create.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mlpkg")
     create.set_defaults(package_command=_create)
@@ -123,16 +134,21 @@ def run(args: argparse.Namespace) -> int:
 def _create(args: argparse.Namespace) -> int:
     from model_repository.packaging import create_package
 
-    manifest = create_package(
-        args.output,
-        _estimator_from(args.model),
-        _sample_from(args.sample),
-        target=args.target,
-        name=args.name,
-        positive_class=args.positive_class,
-        threshold=args.threshold,
-        serializer=args.serializer,
-    )
+    estimator, sample = _estimator_from(args.model), _sample_from(args.sample)
+    with _feature_progress() as progress:
+        manifest = create_package(
+            args.output,
+            estimator,
+            sample,
+            target=args.target,
+            name=args.name,
+            positive_class=args.positive_class,
+            threshold=args.threshold,
+            serializer=args.serializer,
+            reference=not args.no_reference,
+            exposure=args.exposure,
+            progress=progress,
+        )
     _print(f"{args.output}: {_headline(manifest)}, {_path_line(manifest)}")
     return EXIT_OK
 
@@ -147,6 +163,17 @@ def _create_time_series(args: argparse.Namespace) -> int:
     manifest = fit_time_series_package(args.output, rows, settings, name=args.name)
     _print(f"{args.output}: {_headline(manifest)}, {_path_line(manifest)}")
     return EXIT_OK
+
+
+@contextlib.contextmanager
+def _feature_progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal while the impact of features is computed; nothing where no person looks."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("feature impact", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _inspect(args: argparse.Namespace) -> int:
@@ -258,6 +285,8 @@ def _description(manifest: Manifest, size: int) -> list[str]:
         f"target     {_target_line(target)}",
         f"serves by  {_path_line(manifest)}",
         f"estimator  {manifest.estimator.serializer}, takes {manifest.estimator.expects}",
+        f"explains   {_reference_line(manifest)}",
+        *([f"exposure   {manifest.exposure}"] if manifest.exposure is not None else []),
         f"made with  {', '.join(f'{library} {version}' for library, version in manifest.versions.items())}",
         *_series_lines(manifest.timeseries),
         "",
@@ -293,6 +322,12 @@ def _target_line(target: Target) -> str:
 
 def _headline(manifest: Manifest) -> str:
     return f"{manifest.target.type} model of {manifest.target.name!r}, {len(manifest.features)} features"
+
+
+def _reference_line(manifest: Manifest) -> str:
+    if manifest.reference is not None:
+        return f"with the reference rows of {manifest.reference}"
+    return "nothing, or trees by SHAP alone: made with --no-reference"
 
 
 def _path_line(manifest: Manifest) -> str:

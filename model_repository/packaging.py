@@ -11,10 +11,12 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from model_repository.compiler import NotCompilable, compile_estimator
 from model_repository.errors import CannotPackage, ServingError
 from model_repository.estimators import dump_estimator, load_estimator
+from model_repository.explanations.reference import REFERENCE_NAME
 from model_repository.features import RawCell, described, input_columns, raw_cells
 from model_repository.golden import GOLDEN_NAME, TOLERANCE, replay, rows_of
 from model_repository.manifest import (
@@ -29,6 +31,7 @@ from model_repository.manifest import (
 from model_repository.mlpkg import Package, replacing, write_package
 from model_repository.plan import plan_members
 from model_repository.predictions import ClassLabel, Target
+from model_repository.reference_rows import Progress, reference_of
 from model_repository.runtimes.estimator import EstimatorRuntime, Expects, estimator_outputs
 from model_repository.runtimes.forecasting import forecast_difference
 from model_repository.runtimes.loading import compiled_runtime, estimator_runtime
@@ -52,6 +55,9 @@ def create_package(
     positive_class: ClassLabel | None = None,
     threshold: float = 0.5,
     serializer: Serializer = "skops",
+    reference: bool = True,
+    exposure: str | None = None,
+    progress: Progress | None = None,
     timeseries: tuple[TimeSeries, Mapping[str, bytes]] | None = None,
 ) -> Manifest:
     """
@@ -68,6 +74,11 @@ def create_package(
             estimator's second class.
         threshold: a row is positive when its probability is above it.
         serializer: ``joblib`` writes a pickle, which a server loads only when its operator allows it.
+        reference: whether to add up to 200 more rows of the sample, and the impact of each feature: explanations of the
+            predictions need them. (SHAP values of compiled trees do without.)
+        exposure: numeric column of the requests, and of the sample, by which the predicted rate is multiplied to be the
+            adjusted prediction; regression only.
+        progress: told of each feature whose impact is known, of how many.
         timeseries: how the features are derived, and the members for that; `fit_time_series_package` makes it.
 
     Raises:
@@ -79,11 +90,13 @@ def create_package(
     raw = sample[columns]
     described_target = target_of(fitted, sample, target, positive_class, threshold)
     predictions = _original_predictions(fitted, raw, described_target, expects)
+    _check_exposure(exposure, sample, described_target)
     if described_target.type == "Regression":
         described_target = msgspec.structs.replace(described_target, usual_range=usual_range(predictions))
     estimator_bytes = dump_estimator(fitted, serializer)
     features = [described(raw[column]) for column in columns]
-    golden = _golden_rows(fitted, raw, features, described_target, predictions, expects)
+    usable = _usable_rows(raw, features, predictions)
+    golden = _golden_rows(fitted, raw, features, usable, described_target, predictions, expects)
     copy = load_estimator(estimator_bytes, serializer, pickle_allowed=True)
     features = _with_limits(features, golden, copy, described_target, expects)
     manifest = Manifest(
@@ -97,11 +110,17 @@ def create_package(
         members=[],
         golden=GOLDEN_NAME,
         estimator=EstimatorMember(member=f"estimator.{serializer}", serializer=serializer, expects=expects),
+        reference=REFERENCE_NAME if reference else None,
+        exposure=exposure,
         timeseries=None if timeseries is None else timeseries[0],
     )
     contents = {GOLDEN_NAME: msgspec.json.encode(golden), manifest.estimator.member: estimator_bytes}
     if timeseries is not None:
         contents |= timeseries[1]
+    if reference:
+        runtime = EstimatorRuntime(copy, manifest.schema, described_target, expects)
+        rows = reference_of(runtime, raw, features, usable, predictions, progress)
+        contents[REFERENCE_NAME] = msgspec.json.encode(rows)
     with replacing(path) as part:
         return _write_proven(part, manifest, contents, golden, fitted)
 
@@ -124,22 +143,44 @@ def _original_predictions(fitted: Any, raw: pd.DataFrame, target: Target, expect
         ) from exc
 
 
-def _golden_rows(
-    fitted: Any, raw: pd.DataFrame, features: list[Feature], target: Target, predictions: FloatArray, expects: Expects
-) -> GoldenRows:
+def _check_exposure(exposure: str | None, sample: pd.DataFrame, target: Target) -> None:
+    if exposure is None:
+        return
+    if target.type != "Regression":
+        raise CannotPackage(f"an exposure column is for regression only, the target is {target.type}")
+    if exposure not in sample.columns:
+        raise CannotPackage(f"the sample has no column {exposure!r}, which should hold the exposure")
+    if described(sample[exposure]).type != "numeric":
+        raise CannotPackage(f"the exposure column {exposure!r} must hold numbers")
+
+
+def _usable_rows(raw: pd.DataFrame, features: list[Feature], predictions: FloatArray) -> NDArray[np.bool_]:
     """
-    Rows that stand for the sample: every class and every missing feature if they fit, the rest evenly spread.
+    Rows with finite numbers and predictions.
 
     Raises:
-        CannotPackage: no row of the sample has finite values and predictions.
+        CannotPackage: there is none.
     """
-    usable = np.isfinite(predictions).all(axis=1)
+    usable = np.asarray(np.isfinite(predictions).all(axis=1))
     for feature in features:
         if feature.type == "numeric":
-            usable &= ~np.isinf(raw[feature.name].to_numpy(dtype=np.float64, na_value=np.nan))
-    places = np.flatnonzero(usable)
-    if not places.size:
+            np.logical_and(usable, ~np.isinf(raw[feature.name].to_numpy(dtype=np.float64, na_value=np.nan)), out=usable)
+    if not usable.any():
         raise CannotPackage("no row of the sample has finite numbers and a finite prediction")
+    return usable
+
+
+def _golden_rows(
+    fitted: Any,
+    raw: pd.DataFrame,
+    features: list[Feature],
+    usable: NDArray[np.bool_],
+    target: Target,
+    predictions: FloatArray,
+    expects: Expects,
+) -> GoldenRows:
+    """Usable rows that stand for the sample: every class and every missing feature if they fit, the rest spread."""
+    places = np.flatnonzero(usable)
     wanted = [predictions.argmax(axis=1) == place for place in range(target.n_outputs if target.class_labels else 0)]
     wanted += [raw[feature.name].isna().to_numpy() for feature in features]
     chosen = _covering(places, wanted)

@@ -174,6 +174,8 @@ class Trees(msgspec.Struct, frozen=True, tag="trees", kw_only=True, forbid_unkno
     """Where each one's categories start in ``categories``, shape ``(n_category_nodes + 1,)``."""
     categories: np.ndarray | None = None
     """The categories that go left, ascending per node; others go right."""
+    cover: np.ndarray | None = None
+    """The training rows that came by each node (or their weight), shape ``(n_nodes,)``; only explanations need it."""
 
     @property
     def n_raw(self) -> int:
@@ -401,6 +403,9 @@ def _check_trees(trees: Trees, width: int) -> None:
         _require(_is(trees.outputs, "i", len(trees.roots)) and _within(trees.outputs, trees.n_raw), "tree outputs")
     _require(n_values == trees.n_raw or trees.outputs is not None, "trees do not say which output they add to")
     _require(math.isfinite(trees.divisor) and trees.divisor > 0, "divisor")
+    if trees.cover is not None:
+        _require(_is(trees.cover, "f", n_nodes), "cover")
+        _require(bool((np.isfinite(trees.cover) & (trees.cover >= 0)).all()), "a cover that is no number of rows")
     if trees.category_node is not None:
         _check_categories(trees, n_nodes)
 

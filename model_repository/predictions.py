@@ -36,6 +36,24 @@ Keep = tuple[str, ...] | Literal["all"]
 """Columns of the input to hand through to the output: by name, in that order, or all in input order."""
 DEFAULT_DECIMALS: Final = 10
 
+Algorithm = Literal["xemp", "shap"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplanationOptions:
+    """What a request asks of its explanations."""
+
+    algorithm: Algorithm
+    count: int | None = 3
+    """Most explanations per row (and class), 1 or more; ``None`` is one per feature, for SHAP only."""
+    threshold_low: float | None = None
+    """With either threshold only rows that are below the low or above the high one are explained; not for SHAP."""
+    threshold_high: float | None = None
+    top_classes: int = 1
+    """Multiclass: how many of each row's likeliest classes to explain."""
+    classes: tuple[int, ...] = ()
+    """Multiclass: explain these (places in ``target.class_labels``), in this order, instead of the likeliest."""
+
 
 @dataclass(frozen=True, slots=True)
 class ForecastOptions:
@@ -66,6 +84,10 @@ class ScoringOptions:
     """Say of each prediction whether it is outside ``target.usual_range``."""
     forecast: ForecastOptions = ForecastOptions()
     """Time series only."""
+    adjusted: bool = False
+    """Give beside each prediction its product with the row's exposure, where the package names an exposure column."""
+    explain: ExplanationOptions | None = None
+    """Say of each prediction why it is so."""
 
 
 class Runtime(Protocol):

@@ -3,12 +3,15 @@
 import logging
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
 from model_repository.errors import InvalidPackage, PackageMismatch, ServingError, UntrustedPackage
 from model_repository.estimators import PICKLE_REFUSED
+from model_repository.explanations import Explainer
+from model_repository.explanations.reference import ReferenceData, reference_from
 from model_repository.golden import TOLERANCE, golden_from, replay
 from model_repository.manifest import GoldenRows, Manifest
 from model_repository.mlpkg import Package
@@ -40,6 +43,13 @@ class Model:
     """Whether the golden rows were replayed through the runtime that serves."""
     forecasting: Forecasting | None = None
     """Of a time series: derives the features that the runtime takes."""
+    reference: ReferenceData | None = None
+    """What explanations need, if the package holds it."""
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """Why its predictions are what they are; costs nothing before it is asked."""
+        return Explainer(self.runtime, self.manifest.schema, self.manifest.target, self.reference)
 
     def replay(self) -> float:
         """
@@ -112,9 +122,10 @@ def model_from(package: Package, *, pickle_allowed: bool = False) -> Model:
     if manifest.estimator.serializer == "joblib" and not pickle_allowed:  # also where a plan would serve alone
         raise UntrustedPackage(PICKLE_REFUSED)
     golden = golden_from(package.member(manifest.golden), manifest)
+    reference = reference_from(package.member(manifest.reference), manifest) if manifest.reference else None
     compiled = _compiled_model(package, golden)
     if isinstance(compiled, Model):
-        return compiled
+        return replace(compiled, reference=reference)
     try:
         runtime = estimator_runtime(package, pickle_allowed=pickle_allowed)
     except InvalidPackage as exc:
@@ -122,7 +133,9 @@ def model_from(package: Package, *, pickle_allowed: bool = False) -> Model:
             raise PackageMismatch(f"{exc}; {other}") from exc
         raise
     forecasting = forecasting_of(package, runtime)
-    return Model(manifest, runtime, "estimator", compiled, math.nan, package.size, golden, False, forecasting)
+    return Model(
+        manifest, runtime, "estimator", compiled, math.nan, package.size, golden, False, forecasting, reference
+    )
 
 
 def verify_model(model: Model) -> Model:

@@ -12,8 +12,8 @@ from model_repository.tables import FloatArray, Strings
 from model_repository.timeseries.calendar import Times, iso_utc
 from model_repository.timeseries.forecaster import Forecast
 from model_repository.timeseries.spec import TimeSeries
+from prediction_api.pieces import Pieces
 from prediction_api.rounding import rounded
-from prediction_api.writers import Pieces
 
 _QUOTED: Final = re.compile(r'[",\r\n]')
 

@@ -108,12 +108,12 @@ class ForecastScorer(Scorer):
         spec = self._forecaster.spec
         frame = ForecastColumns(found, spec, table.strings[spec.datetime_column])
         writer = self._codecs.json_writer if order.answer == "json" else self._codecs.csv_writer
-        pieces = writer.chunks(found.values, order.options, kept, frame)
+        pieces = writer.chunks(found.values, order.options, kept, frame=frame)
         return Scored(len(rows), b"".join(pieces) if len(rows) <= ONE_PIECE_ROWS else pieces)
 
     def _whole(self, order: Order, stopped: Stopped) -> tuple[Table, Kept]:
         """All rows; where a column may be absent and is, without it."""
-        with self._associated(order):
+        with self._reading(order):
             try:
                 return self._read(order, self._codecs, self._schema, stopped)
             except MissingColumns as exc:

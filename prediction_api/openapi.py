@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Final
 
+from model_repository.explanations import SYMBOLS
 from model_repository.manifest import Manifest
 from model_repository.predictions import ClassLabel, Target
 from model_repository.tables import Feature, FeatureType
@@ -98,6 +99,23 @@ def openapi_of_many() -> JsonObject:
 
 
 _PONG: Final = {"type": "object", "properties": {"ping": {"const": "pong"}}, "required": ["ping"]}
+_NUMBER: Final = {"type": ["number", "null"]}
+_ADJUSTED: Final = {"type": "object", "properties": {"label": {"type": "string"}, "value": _NUMBER}}
+_SHAP: Final = {
+    "type": "object",
+    "description": "Base value, strengths and rest add up to the margin of the prediction.",
+    "properties": {
+        "baseValue": _NUMBER,
+        "remainingTotal": _NUMBER,
+        "warnings": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"mismatchRowCount": {"type": "integer"}, "maxNormalizedMismatch": _NUMBER},
+            },
+        },
+    },
+}
 _ERROR: Final = {"type": "object", "properties": {"message": {"type": "string"}}, "required": ["message"]}
 
 
@@ -137,7 +155,26 @@ def prediction_schema(target: Target, series: TimeSeries | None = None) -> JsonO
     if series is not None:
         properties |= _OF_A_FORECAST
         required += [name for name in _OF_A_FORECAST if name != "predictionIntervals"]
+    else:
+        if target.type == "Regression":
+            properties["adjustedPrediction"] = {"type": ["number", "null"]}
+            properties["adjustedPredictionValues"] = {"type": "array", "items": _ADJUSTED}
+        properties["predictionExplanations"] = {"type": "array", "items": _explanation(labels)}
+        if target.type != "Multiclass":
+            properties["shapExplanationsMetadata"] = {"type": "array", "items": _SHAP}
     return {"type": "object", "properties": properties, "required": required}
+
+
+def _explanation(labels: JsonObject) -> JsonObject:
+    properties: JsonObject = {
+        "feature": {"type": "string", "description": "A column of the request."},
+        "featureValue": {"type": ["string", "number", "boolean", "null"]},
+        "strength": {"type": ["number", "null"], "description": "How far it moves the prediction, and which way."},
+        "qualitativeStrength": {"enum": [*filter(None, SYMBOLS)], "description": "Not for SHAP."},
+        "standardError": {"type": ["number", "null"], "description": "Of SHAP values that are estimated."},
+        "label": labels | {"description": "Whose prediction a positive strength raises."},
+    }
+    return {"type": "object", "properties": properties, "required": ["feature", "featureValue", "strength", "label"]}
 
 
 _TEXT: Final = {"type": "string"}

@@ -13,7 +13,15 @@ from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
 from model_repository.errors import InvalidParameter
-from model_repository.predictions import DEFAULT_DECIMALS, ForecastOptions, Keep, ScoringOptions, Target
+from model_repository.explanations import MOST_XEMP
+from model_repository.predictions import (
+    DEFAULT_DECIMALS,
+    ExplanationOptions,
+    ForecastOptions,
+    Keep,
+    ScoringOptions,
+    Target,
+)
 
 MAX_DECIMALS: Final = 15
 ALIAS_EXPLANATIONS: Final = 3
@@ -131,12 +139,12 @@ PARAMETERS: Final = {
         Parameter("passthroughColumns", TEXT, "A column of the input to repeat in the output.", repeatable=True),
         Parameter("passthroughColumnsSet", ALL, "Repeat every column of the input in the output."),
         Parameter("decimalsNumber", DECIMALS, "Most digits after the point; never padded."),
-        Parameter("maxExplanations", WHOLE_OR_ALL, "Explanations per row; 0 is off."),
+        Parameter("maxExplanations", WHOLE_OR_ALL, "Explanations per row: up to 10, or all by shap; 0 is off."),
         Parameter("maxCodes", WHOLE_OR_ALL, "Old name of maxExplanations.", deprecated=True),
-        Parameter("explanationAlgorithm", ALGORITHM, "How explanations are computed."),
+        Parameter("explanationAlgorithm", ALGORITHM, "How explanations are computed; shap alone asks for all."),
         Parameter("maxNgramExplanations", WHOLE_OR_ALL, "Text explanations per row; ignored."),
-        Parameter("thresholdLow", NUMBER, "Explain rows whose prediction is below."),
-        Parameter("thresholdHigh", NUMBER, "Explain rows whose prediction is above."),
+        Parameter("thresholdLow", NUMBER, "Explain rows whose prediction is below; not for shap."),
+        Parameter("thresholdHigh", NUMBER, "Explain rows whose prediction is above; not for shap."),
         Parameter("excludeAdjustedPredictions", FLAG, "false adds exposure-adjusted values where the model has them."),
         Parameter("explanationNumTopClasses", WHOLE, "Classes to explain, likeliest first.", only_for="Multiclass"),
         Parameter("explanationClassNames", TEXT, "A class to explain.", repeatable=True, only_for="Multiclass"),
@@ -176,7 +184,6 @@ def options_from(query: bytes, target: Target, *, explanations: int = 0, time_se
     given = _given(query)
     _check_pairs(given)
     _check_model(given, target, time_series)
-    _check_explanations(given, explanations, time_series)
     return ScoringOptions(
         keep=_keep(given),
         decimals=_only(given, "decimalsNumber", DEFAULT_DECIMALS),
@@ -187,6 +194,8 @@ def options_from(query: bytes, target: Target, *, explanations: int = 0, time_se
             end=_only(given, "predictionsEndDate", None),
             relaxed=_only(given, "relaxKnownInAdvanceFeaturesCheck", False),
         ),
+        adjusted=not _only(given, "excludeAdjustedPredictions", True),
+        explain=_explain(given, target, explanations, time_series),
     )
 
 
@@ -239,22 +248,35 @@ def _check_model(given: Values, target: Target, time_series: bool) -> None:
         )
 
 
-def _check_explanations(given: Values, default: int, time_series: bool) -> None:
-    """No package carries explanations, so all that is legal is to have them off."""
-    asked = _only(given, "maxExplanations", _only(given, "maxCodes", default))
+def _explain(given: Values, target: Target, default: int, time_series: bool) -> ExplanationOptions | None:
+    """What is asked of explanations; ``None`` for none."""
+    name = "maxCodes" if "maxCodes" in given else "maxExplanations"
+    asked = _only(given, name, default)
     if time_series and (asked != 0 or "explanationAlgorithm" in given):
         raise InvalidParameter(
             "prediction explanations are not available for time series models; maxExplanations must be 0"
         )
-    if "explanationAlgorithm" in given:
-        raise InvalidParameter(
-            "'explanationAlgorithm': prediction explanations are not available because the model package carries none"
-        )
-    if asked != 0:
-        raise InvalidParameter(
-            "prediction explanations are not available because the model package carries none; "
-            "maxExplanations must be 0"
-        )
+    algorithm = _only(given, "explanationAlgorithm", "shap" if asked == "all" else "xemp")
+    if algorithm == "xemp":
+        if asked == "all":
+            raise InvalidParameter(f"'{name}': 'all' is only for explanationAlgorithm=shap")
+        if asked > MOST_XEMP:
+            raise InvalidParameter(
+                f"'{name}': value is not a whole number from 0 to {MOST_XEMP}; more only with explanationAlgorithm=shap"
+            )
+        if asked == 0:
+            return None
+    elif asked == 0:  # whoever names this algorithm wants its values
+        asked = "all"
+    labels = [str(label) for label in target.class_labels or ()]
+    return ExplanationOptions(
+        algorithm=algorithm,
+        count=None if asked == "all" else asked,
+        threshold_low=_only(given, "thresholdLow", None),
+        threshold_high=_only(given, "thresholdHigh", None),
+        top_classes=_only(given, "explanationNumTopClasses", 1),
+        classes=tuple(dict.fromkeys(labels.index(label) for label in given.get("explanationClassNames", ()))),
+    )
 
 
 def _keep(given: Values) -> Keep:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import anyio.to_thread
 import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
@@ -107,7 +108,8 @@ class Endpoints:
     async def info(self, request: Request) -> Response:
         """GET /info: the loaded model."""
         found = await self.source.get(request.path_params.get("model_id", THE_ONE))
-        return json_response(described(found.deployment))
+        # on a thread: to know what explains a forest without reference rows, all of it is read
+        return json_response(await anyio.to_thread.run_sync(described, found.deployment))
 
     async def ping(self, _: Request) -> Response:
         """GET /ping: ready to score, or not."""
@@ -206,6 +208,7 @@ def described(deployment: Deployment) -> dict[str, Any]:
     manifest = model.manifest
     target = manifest.target
     unsupervised = target.type == "Anomaly"
+    algorithms = model.explainer.algorithms
     return {
         "modelId": deployment.model_id,
         "name": manifest.name,
@@ -225,7 +228,8 @@ def described(deployment: Deployment) -> dict[str, Any]:
             "isUnsupervisedLearning": unsupervised,
         },
         "capabilities": {
-            "supportsShapBasedPredictionExplanations": False,
+            "supportsShapBasedPredictionExplanations": "shap" in algorithms,
+            "explanationAlgorithms": algorithms,
             "supportsPredictionWarning": target.usual_range is not None,
         },
         "timeseries": None if manifest.timeseries is None else described_series(manifest.timeseries),

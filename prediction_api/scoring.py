@@ -2,8 +2,9 @@
 One prediction, from a body to an answer, without HTTP.
 
 Small bodies are read, scored and written on the event loop, where a hop to a thread would cost more than the work; a
-slow model's small requests share calls on a thread. Everything else runs block by block on a worker thread: one thread
-at a time reads (a parsed body is many times its bytes), a few score, and only predictions and kept columns stay behind.
+slow model's small requests share calls on a thread. Everything else, and whatever asks for explanations, runs block by
+block on a worker thread: one thread at a time reads (a parsed body is many times its bytes), a few score and explain,
+and only predictions, explanations and kept columns stay behind.
 All rows are read and scored before the first byte of the answer, so a bad last row is an error and not half an answer.
 """
 
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -22,18 +23,22 @@ from starlette.requests import ClientDisconnect
 
 from model_repository.charsets import utf8_of
 from model_repository.csv_codec import SMALL_BODY, CsvReader
-from model_repository.errors import ModelUnavailable, UnknownPassthroughColumns, UnscorableValue
+from model_repository.errors import MissingColumns, ModelUnavailable, UnknownPassthroughColumns, UnscorableValue
 from model_repository.json_codec import JsonReader
 from model_repository.kept import KeptColumns
 from model_repository.predictions import Keep, ScoringOptions, Target
 from model_repository.repository import Model
 from model_repository.tables import FloatArray, Rows, Schema, Table
+from prediction_api.accompaniment import Accompaniment
+from prediction_api.explanation_columns import ExplanationTexts
 from prediction_api.microbatch import MicroBatcher
 from prediction_api.negotiation import Answer, BodyForm
+from prediction_api.pieces import USUAL_PIECES, Beside
 from prediction_api.writers import CsvWriter, JsonWriter
 
 ONE_PIECE_ROWS: Final = 16_384
-"""Answers of at most this many rows are sent whole, with their length; longer ones are streamed."""
+"""Answers of at most this many rows are sent whole, with their length; longer ones, and fewer with more in each, are
+streamed."""
 CHECKED_ROWS: Final = 8192
 """A column may be made of many blocks, where slices are fast and single values are not."""
 
@@ -96,6 +101,11 @@ class Codecs:
     def csv_writer(self) -> CsvWriter:
         """Of answers."""
         return CsvWriter(self._target)
+
+    @cached_property
+    def explanation_texts(self) -> ExplanationTexts:
+        """Of answers, too."""
+        return ExplanationTexts(self._schema, self._target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +179,13 @@ class Scorer:
             ModelUnavailable: the work took longer than the time limit.
             ClientDisconnect: nobody waits for the answer any more.
         """
-        if len(order.data) <= SMALL_BODY and self._inline:
+        plain = order.options.explain is None and not order.options.adjusted
+        if len(order.data) <= SMALL_BODY and self._inline and plain:
             rows = self._rows(order)
             return self._answer_rows(order, rows, self._model.runtime.predict_rows(rows))
         try:
             with anyio.fail_after(self._timeout):
-                if len(order.data) <= SMALL_BODY:
+                if len(order.data) <= SMALL_BODY and plain:
                     rows = self._rows(order)
                     return self._answer_rows(order, rows, await self._batcher.predict(rows))
                 return await unless_left(lambda stop: self._score_table(order, stop), left, self._lanes.scoring)
@@ -183,10 +194,9 @@ class Scorer:
 
     def _rows(self, order: Order) -> Rows:
         if self._association is None:
-            rows = order.rows(self._codecs, order.options.keep)
-        else:
-            with self._associated(order):
-                rows = order.rows(self._codecs, self._keep(order))
+            return order.rows(self._codecs, order.options.keep)
+        with self._reading(order):
+            rows = order.rows(self._codecs, self._keep(order))
         rows.kept = self._kept(order, rows.kept)
         return rows
 
@@ -198,68 +208,101 @@ class Scorer:
         blocks: list[FloatArray] = []
         kept = KeptColumns()
         n_rows = 0
-        tables = self._tables(order, stop)
-        for table in tables:
+        more = Accompaniment(self._model, order.options)
+        proceed = partial(_proceed, stop)
+        blocks_of_body = self._blocks(order, stop)
+        for block in blocks_of_body:
             try:
-                blocks.append(self._predicted(table, n_rows))
+                values = self._predicted(block, n_rows)
             except UnscorableValue:
-                for _ in tables:  # what is wrong with the body as a whole goes first, as in a small one
+                for _ in blocks_of_body:  # what is wrong with the body as a whole goes first, as in a small one
                     pass
                 raise
-            n_rows += table.n_rows
-            kept.add(table.n_rows, table.kept)
-        pieces = self._pieces(order, np.concatenate(blocks), self._kept(order, kept.columns()))
-        return Scored(n_rows, b"".join(pieces) if n_rows <= ONE_PIECE_ROWS else pieces)
+            more.add(block, values, proceed)
+            blocks.append(values)
+            n_rows += block.n_rows
+            kept.add(block.n_rows, block.kept)
+        values, columns = np.concatenate(blocks), kept.columns()
+        beside = more.beside(order.answer, self._codecs.explanation_texts, values, columns)
+        pieces = self._pieces(order, values, self._kept(order, columns), beside)
+        n_cells = n_rows + sum(one.n_pieces for one in beside) * n_rows // USUAL_PIECES
+        return Scored(n_rows, b"".join(pieces) if n_cells <= ONE_PIECE_ROWS else pieces)
+
+    def _blocks(self, order: Order, stop: threading.Event) -> Iterator[Rows | Table]:
+        """A small body is one block, read and scored as without explanations, so that predictions are the same."""
+        if len(order.data) > SMALL_BODY:
+            yield from self._tables(order, stop)
+        else:
+            _proceed(stop)
+            with self._reading(order):
+                rows = order.rows(self._codecs, self._keep(order))
+            yield rows
 
     def _tables(self, order: Order, stop: threading.Event) -> Iterator[Table]:
         """The blocks of a large body; only one thread of the worker reads at a time, the others score or wait."""
-        with self._associated(order):
+        with self._reading(order):
             tables = order.tables(self._codecs, self._keep(order))
-            while not stop.is_set():
+            while True:
+                _proceed(stop)
                 with self._lanes.reading:
                     table = next(tables, None)
                 if table is None:
                     return
                 yield table
-        raise ClientDisconnect
 
-    def _predicted(self, table: Table, first_row: int) -> FloatArray:
+    def _predicted(self, block: Rows | Table, first_row: int) -> FloatArray:
+        runtime = self._model.runtime
         try:
-            return self._model.runtime.predict(table)
+            return runtime.predict(block) if isinstance(block, Table) else runtime.predict_rows(block)
         except UnscorableValue as exc:
             if exc.row is None:
                 raise
             raise UnscorableValue(exc.column, first_row + exc.row, exc.problem) from exc
 
-    def _pieces(self, order: Order, values: FloatArray, kept: Kept) -> Iterator[bytes]:
+    def _pieces(self, order: Order, values: FloatArray, kept: Kept, beside: Sequence[Beside] = ()) -> Iterator[bytes]:
         writer = self._codecs.json_writer if order.answer == "json" else self._codecs.csv_writer
-        return writer.chunks(values, order.options, kept)
+        return writer.chunks(values, order.options, kept, beside)
 
     def _keep(self, order: Order) -> Keep:
-        """What to read beside the features: what was asked for, and the association id."""
+        """What to read beside the features: what was asked for, the association id, and the exposure."""
         keep = order.options.keep
-        if self._association is None or keep == "all" or self._association.column in keep:
+        if keep == "all":
             return keep
-        return (*keep, self._association.column)
+        wanted = [self._association.column] if self._association is not None else []
+        if exposure := self._exposure(order):
+            wanted.append(exposure)
+        return (*keep, *(column for column in wanted if column not in keep))
+
+    def _exposure(self, order: Order) -> str | None:
+        """The column of the exposure, if it is needed and no feature."""
+        exposure = self._model.manifest.exposure if order.options.adjusted else None
+        return None if exposure in self._model.manifest.schema.names else exposure
 
     def _kept(self, order: Order, kept: Kept) -> Kept:
         """What was asked for, after the association id was looked at."""
-        if self._association is None:
-            return kept
-        self._association.check(kept)
+        if self._association is not None:
+            self._association.check(kept)
         keep = order.options.keep
         return kept if keep == "all" else {name: kept[name] for name in keep}
 
     @contextmanager
-    def _associated(self, order: Order) -> Iterator[None]:
-        """An association column that is not there is its own error, not one of passthrough."""
+    def _reading(self, order: Order) -> Iterator[None]:
+        """Columns of ours that are not there are errors of their own, and not of passthrough."""
         try:
             yield
         except UnknownPassthroughColumns as exc:
             asked = [name for name in exc.unknown if name in order.options.keep]
-            if asked or self._association is None:
+            if asked:
                 raise UnknownPassthroughColumns(asked) from None
+            exposure = self._exposure(order)
+            if self._association is None or exposure in exc.unknown:
+                raise MissingColumns([str(exposure)]) from None
             raise UnscorableValue(self._association.column, None, "the association id is missing") from None
+
+
+def _proceed(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise ClientDisconnect
 
 
 async def unless_left(work: Callable[[threading.Event], T], left: Left, limiter: anyio.CapacityLimiter) -> T:

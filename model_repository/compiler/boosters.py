@@ -77,7 +77,7 @@ def _lightgbm_nodes(root: dict[str, Any]) -> Nodes:
     feature: list[int] = []
     left: list[int] = []
     right: list[int] = []
-    threshold, missing_left, value = [], [], []
+    threshold, missing_left, value, cover = [], [], [], []
     category_node, categories = [], []
     stack: list[tuple[dict[str, Any], int, int]] = [(root, -1, 0)]
     while stack:
@@ -92,6 +92,7 @@ def _lightgbm_nodes(root: dict[str, Any]) -> Nodes:
         feature.append(0 if leaf else node["split_feature"])
         threshold.append(0.0 if leaf or by_category else float(node["threshold"]))
         value.append(float(node["leaf_value"]) if leaf else 0.0)
+        cover.append(node.get("leaf_count" if leaf else "internal_count", 1))  # a tree of one leaf does not say
         left.append(-1)
         right.append(-1)
         if leaf or by_category:
@@ -107,7 +108,7 @@ def _lightgbm_nodes(root: dict[str, Any]) -> Nodes:
             stack += [(node["right_child"], number, 1), (node["left_child"], number, 0)]
     return Nodes(
         np.array(feature), np.array(threshold), np.array(left), np.array(right), np.array(missing_left),
-        np.array(value)[:, None], tuple(category_node), tuple(categories),
+        np.array(value)[:, None], np.array(cover), tuple(category_node), tuple(categories),
     )  # fmt: skip
 
 
@@ -158,4 +159,5 @@ def _xgboost_nodes(tree: dict[str, Any]) -> Nodes:
         right=np.array(tree["right_children"]),
         missing_left=np.array(tree["default_left"]),
         value=np.where(left < 0, conditions, 0.0)[:, None],
+        cover=np.array(tree["sum_hessian"]),
     )

@@ -33,6 +33,8 @@ class Nodes:
     missing_left: Array
     value: Array
     """Shape ``(n_nodes, n_values)``."""
+    cover: Array
+    """Training rows that came by, or their weight."""
     category_node: tuple[int, ...] = ()
     categories: tuple[tuple[int, ...], ...] = ()
 
@@ -62,6 +64,7 @@ def ensemble(trees: Sequence[Nodes], base: Sequence[float], **options: Any) -> T
         ),
         missing_left=joined("missing_left").astype(np.uint8),
         value=joined("value").astype(np.float64),
+        cover=joined("cover").astype(np.float64),
         roots=starts[:-1].astype(np.int32),
         base=np.asarray(base, dtype=np.float64),
         category_node=np.array(nodes, dtype=np.int32) if with_categories else None,
@@ -93,6 +96,7 @@ def _preorder(tree: Nodes) -> Nodes:
         right=np.where(leaf, -1, new[tree.right[order]]),
         missing_left=np.where(leaf, 0, tree.missing_left[order]),
         value=tree.value[order],
+        cover=tree.cover[order],
         category_node=tuple(node for node, _ in category),
         categories=tuple(chosen for _, chosen in category),
     )
@@ -125,7 +129,10 @@ def tree_model(estimator: Fitted) -> tuple[Trees, Link]:
 
 def _sklearn_nodes(tree: Any, value: Array, features: Array | None = None) -> Nodes:
     feature = tree.feature if features is None else np.asarray(features)[np.maximum(tree.feature, 0)]
-    return Nodes(feature, tree.threshold, tree.children_left, tree.children_right, tree.missing_go_to_left, value)
+    return Nodes(
+        feature, tree.threshold, tree.children_left, tree.children_right, tree.missing_go_to_left, value,
+        tree.weighted_n_node_samples,
+    )  # fmt: skip
 
 
 def _forest(estimator: Fitted, members: Sequence[Fitted]) -> tuple[Trees, Link]:
@@ -185,6 +192,7 @@ def _histogram_nodes(predictor: Any) -> Nodes:
         right=np.where(leaf, -1, nodes["right"].astype(np.int64)),
         missing_left=nodes["missing_go_to_left"],
         value=nodes["value"][:, None],
+        cover=nodes["count"],
         category_node=tuple(split.tolist()),
         categories=tuple(sets),
     )

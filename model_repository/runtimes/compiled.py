@@ -38,10 +38,11 @@ class CompiledRuntime:
     """The `Runtime` of a plan."""
 
     def __init__(self, plan: Plan, schema: Schema, target: Target) -> None:
+        self.plan = plan
         self._schema = schema
         self._rules = CellRules(schema)
-        self._encoding = Encoding(plan, schema)
-        self._scorer = _scorer_for(plan.model, self._encoding)
+        self.encoding = Encoding(plan, schema)
+        self._scorer = _scorer_for(plan.model, self.encoding)
         self._link = plan.link
         self._order = plan.order
         self._positive_first = plan.order == [1, 0]
@@ -50,7 +51,7 @@ class CompiledRuntime:
     def predict(self, table: Table) -> FloatArray:
         """Score columns."""
         self._rules.check_table(table)
-        answer = linked(self._link, self._scorer.raw(self._encoding.table(table)))
+        answer = linked(self._link, self.raw(self.encoding.table(table)))
         return answer[:, self._order]
 
     def predict_rows(self, rows: Rows) -> FloatArray:
@@ -58,11 +59,15 @@ class CompiledRuntime:
         if rows.n_rows > self._scorer.most_single_rows:
             return self.predict(Table.from_rows(rows, self._schema))
         self._rules.check_rows(rows)
-        raws = [self._scorer.raw_row(*self._encoding.row(cells, number)) for number, cells in enumerate(rows.values)]
+        raws = [self._scorer.raw_row(*self.encoding.row(cells, number)) for number, cells in enumerate(rows.values)]
         if self._link == _LOGIT:
             return np.array([self._two(raw[0]) for raw in raws])
         answer = linked(self._link, np.array(raws, dtype=np.float64).reshape(len(raws), -1))
         return answer[:, self._order]
+
+    def raw(self, encoded: Encoded) -> FloatArray:
+        """The sums before the link, shape ``(n_rows, n_raw)``."""
+        return self._scorer.raw(encoded)
 
     def _two(self, z: float) -> tuple[float, float]:
         """The logistic link for one number: numpy needs ten times as long for it."""

@@ -131,9 +131,9 @@ def job_for(server: str, tmp_path: Path) -> Callable[..., Job]:
     return make
 
 
-def gold(url: str, text: str) -> list[list[str]]:
+def gold(url: str, text: str, **query: Any) -> list[list[str]]:
     """What the server itself answers for the whole table, as rows."""
     headers = {"content-type": "text/csv", "accept": "text/csv"}
-    answer = httpx.post(f"{url}/predictions", content=text.encode(), headers=headers, trust_env=False)
+    answer = httpx.post(f"{url}/predictions", content=text.encode(), headers=headers, params=query, trust_env=False)
     assert answer.status_code == 200, answer.text
     return list(csv.reader(io.StringIO(answer.text, newline="")))

@@ -71,6 +71,9 @@ def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     return run
 
 
+EXPLANATION = ("FEATURE_NAME", "STRENGTH", "ACTUAL_VALUE", "QUALITATIVE_STRENGTH")
+
+
 @pytest.fixture
 def job_file(server: str, tmp_path: Path) -> Callable[..., Path]:
     """A definition on disk, and an input of 300 rows beside it."""
@@ -106,6 +109,25 @@ def test_a_job(command: Any, job_file: Any, server: str, tmp_path: Path) -> None
     assert (report["rows_read"], report["rows_scored"], report["requests"], report["exit_code"]) == (300, 300, 6, 0)
     assert report["model"]["name"] == "binary"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "job.json", "out.csv", "report.json"]
+
+
+def test_explanations(command: Any, job_file: Any, server: str, tmp_path: Path) -> None:
+    """The options of a definition reach the server, and its columns the output, before what is passed through."""
+    job = job_file(max_explanations=2, thresholdHigh=0.5, thresholdLow=0.1, passthrough_columns=["ID"])
+    text = (tmp_path / "in.csv").read_text()
+    header, *rows = gold(server, text, maxExplanations=2, thresholdHigh=0.5, thresholdLow=0.1)
+
+    assert command(job, "--validate").code == 0
+    ended = command(job)
+
+    assert ended.code == 0, ended.text
+    first, *scored = read_csv(tmp_path / "out.csv")
+    assert first == [*header, "ID"]
+    assert first[5:-1] == [f"EXPLANATION_{n}_{name}" for n in (1, 2) for name in EXPLANATION]
+    assert scored == [[*row, f"{n:05d}"] for n, row in enumerate(rows)]
+    explained = sum(row[5] != "" for row in scored)
+    assert 0 < explained < 300
+    assert explained == sum(not 0.1 <= float(row[0]) <= 0.5 for row in scored)
 
 
 def test_the_first_rows(command: Any, job_file: Any, tmp_path: Path) -> None:

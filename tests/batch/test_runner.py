@@ -340,8 +340,8 @@ async def test_options_that_the_server_refuses_are_no_bad_row(validate: bool, jo
     (tmp_path / "in.csv").write_text(csv_text(people_rows(50)), newline="")
     options = RunOptions(validate=validate, retry=NO_WAIT)
 
-    with pytest.raises(ScoringServerError, match=r"refuses the job's options: .*explanations"):
-        await run_job(job_for(max_explanations=3, errors={"mode": "skip"}), NOBODY, options=options)
+    with pytest.raises(ScoringServerError, match=r"refuses the job's options: 'maxExplanations': .* from 0 to 10"):
+        await run_job(job_for(max_explanations=11, errors={"mode": "skip"}), NOBODY, options=options)
 
     assert names_in(tmp_path) == ["in.csv"]
 

@@ -59,9 +59,23 @@ def test_create_inspect_verify(package, files, tmp_path: Path) -> None:
         assert expected in output
     code, output, _ = package("verify", out)
     assert code == 0
-    assert "members    4 intact" in output
+    assert "members    5 intact" in output
     assert "compiled   equal on 64 golden rows: largest difference" in output
     assert "estimator  equal on 64 golden rows: largest difference" in output
+
+
+def test_create_for_explanations(package, files, regression, tmp_path: Path) -> None:
+    model, rows = files
+    out = tmp_path / "m.mlpkg"
+    assert package("create", model, "--sample", rows, "--target", "bought", "-o", out)[0] == 0
+    assert "explains   with the reference rows of reference.json" in package("inspect", out)[1]
+    assert package("create", model, "--sample", rows, "--target", "bought", "-o", out, "--no-reference")[0] == 0
+    assert "explains   nothing, or trees by SHAP alone: made with --no-reference" in package("inspect", out)[1]
+    joblib.dump(regression.estimator, model)
+    regression.sample.to_csv(rows, index=False)
+    options = ["--sample", rows, "--target", "spent", "-o", out, "--exposure", "age"]
+    assert package("create", model, *options)[0] == 0
+    assert "exposure   age" in package("inspect", out)[1]
 
 
 def test_create_options(package, files, tmp_path: Path) -> None:

@@ -134,6 +134,8 @@ def poisoned(forest: tuple[bytes, bytes], name: str, at: int, value: float) -> t
         pytest.param("left", 0, 0, "leaf with a child", id="half a leaf"),
         pytest.param("feature", 0, 12, "column that is not there", id="a column beyond the matrix"),
         pytest.param("roots", 0, -1, "roots", id="a root that is not there"),
+        pytest.param("cover", 0, -1.0, "cover", id="fewer than no rows"),
+        pytest.param("cover", 1, float("inf"), "cover", id="more rows than there are"),
     ],
 )
 def test_poisoned_trees_are_refused(

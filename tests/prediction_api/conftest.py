@@ -10,6 +10,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from model_repository.errors import ScoringFailed, UnscorableValue
+from model_repository.explanations.reference import ReferenceData
 from model_repository.manifest import EstimatorMember, GoldenRows, Manifest
 from model_repository.predictions import Target
 from model_repository.repository import Model
@@ -61,7 +62,13 @@ class ByHand:
         return self.predict(Table.from_rows(rows, Schema(tuple(FEATURES))))
 
 
-def model_of(kind: str = "binary", *, path: str = "compiled") -> Model:
+REFERENCE = ReferenceData(columns={"x": [0.0, 1.0], "city": ["Oslo", None]}, exemplars=[0, 1], impact=[1.0, 0.0])
+"""Two exemplars: what `ByHand` says of a row without them is easily computed."""
+
+
+def model_of(
+    kind: str = "binary", *, path: str = "compiled", reference: bool = False, exposure: str | None = None
+) -> Model:
     manifest = Manifest(
         format_version=1,
         model_id="5fae9a023ba73530157ebdae",
@@ -73,6 +80,7 @@ def model_of(kind: str = "binary", *, path: str = "compiled") -> Model:
         members=[],
         golden="golden.json",
         estimator=EstimatorMember(member="model.skops", serializer="skops"),
+        exposure=exposure,
     )
     return Model(
         manifest=manifest,
@@ -82,6 +90,7 @@ def model_of(kind: str = "binary", *, path: str = "compiled") -> Model:
         golden_difference=0.0,
         package_bytes=1000,
         golden=GoldenRows(columns={}, values=[]),
+        reference=REFERENCE if reference else None,
     )
 
 
@@ -111,8 +120,16 @@ async def make_client() -> AsyncIterator[Callable[[ASGIApp], httpx.AsyncClient]]
 def client_for(make_client) -> ClientFor:
     """``client_for("binary", max_body_bytes=100)``: a client of an app that serves such a model under such settings."""
 
-    def make(kind: str = "binary", *, path: str = "compiled", **settings: object) -> httpx.AsyncClient:
-        return make_client(create_app(model_of(kind, path=path), Settings(**settings)))  # type: ignore[arg-type]
+    def make(
+        kind: str = "binary",
+        *,
+        path: str = "compiled",
+        reference: bool = False,
+        exposure: str | None = None,
+        **settings: object,
+    ) -> httpx.AsyncClient:
+        model = model_of(kind, path=path, reference=reference, exposure=exposure)
+        return make_client(create_app(model, Settings(**settings)))  # type: ignore[arg-type]
 
     return make
 

@@ -352,6 +352,191 @@ async def test_request_line(client_for, length, status):
     assert answer.status_code == status
 
 
+X: dict[str, object] = {"feature": "x", "featureValue": 3}
+CITY: dict[str, object] = {"feature": "city", "featureValue": "Oslo"}
+TWO_COLUMNS = (
+    "EXPLANATION_1_FEATURE_NAME,EXPLANATION_1_STRENGTH,EXPLANATION_1_ACTUAL_VALUE,EXPLANATION_1_QUALITATIVE_STRENGTH,"
+    "EXPLANATION_2_FEATURE_NAME,EXPLANATION_2_STRENGTH,EXPLANATION_2_ACTUAL_VALUE,EXPLANATION_2_QUALITATIVE_STRENGTH"
+)
+SUMS = "SHAP_REMAINING_TOTAL,SHAP_BASE_VALUE"
+
+
+@pytest.mark.parametrize(
+    ("kind", "query", "fields", "columns", "cells"),
+    [
+        pytest.param(
+            "regression", "maxExplanations=2",
+            {"predictionExplanations": [X | {"strength": 5.0, "qualitativeStrength": "+++", "label": "price"}]},
+            TWO_COLUMNS, "x,5.0,3,+++,,,,", id="regression: a feature without impact is not listed",
+        ),
+        pytest.param(
+            "binary", "maxExplanations=2",
+            {"predictionExplanations": [X | {"strength": 0.625, "qualitativeStrength": "+++", "label": "yes"}]},
+            TWO_COLUMNS, "x,0.625,3,+++,,,,", id="binary: the positive class",
+        ),
+        pytest.param(
+            "binary numbers", "maxCodes=2&decimalsNumber=1",
+            {"predictionExplanations": [X | {"strength": 0.6, "qualitativeStrength": "+++", "label": 1}]},
+            TWO_COLUMNS, "x,0.6,3,+++,,,,", id="labels keep their type, strengths are rounded",
+        ),
+        pytest.param(
+            "anomaly", "maxExplanations=2",
+            {"predictionExplanations": [X | {"strength": 5.0, "qualitativeStrength": "+++", "label": "Anomaly Score"}]},
+            TWO_COLUMNS, "x,5.0,3,+++,,,,", id="anomaly",
+        ),
+        pytest.param(
+            "binary", "maxExplanations=2&thresholdLow=0.1&thresholdHigh=0.8", {"predictionExplanations": []},
+            TWO_COLUMNS, ",,,,,,,", id="between the thresholds",
+        ),
+        pytest.param(
+            "binary", "maxExplanations=2&thresholdHigh=0.7",
+            {"predictionExplanations": [X | {"strength": 0.625, "qualitativeStrength": "+++", "label": "yes"}]},
+            TWO_COLUMNS, "x,0.625,3,+++,,,,", id="above the high threshold",
+        ),
+        pytest.param(
+            "binary", "maxExplanations=2&thresholdLow=0.8",
+            {"predictionExplanations": [X | {"strength": 0.625, "qualitativeStrength": "+++", "label": "yes"}]},
+            TWO_COLUMNS, "x,0.625,3,+++,,,,", id="below the low threshold",
+        ),
+        pytest.param(
+            "multiclass", "maxExplanations=1",
+            {"predictionExplanations": [X | {"strength": 0.625, "qualitativeStrength": "+++", "label": "cat"}]},
+            "CLASS_1,CLASS_1_EXPLANATION_1_FEATURE_NAME,CLASS_1_EXPLANATION_1_STRENGTH,"
+            "CLASS_1_EXPLANATION_1_ACTUAL_VALUE,CLASS_1_EXPLANATION_1_QUALITATIVE_STRENGTH",
+            "cat,x,0.625,3,+++", id="multiclass: the likeliest class",
+        ),
+        pytest.param(
+            "multiclass", "maxExplanations=1&explanationClassNames=lynx&explanationClassNames=cat",
+            {
+                "predictionExplanations": [
+                    X | {"strength": -0.3125, "qualitativeStrength": "---", "label": "lynx"},
+                    X | {"strength": 0.625, "qualitativeStrength": "+++", "label": "cat"},
+                ]
+            },
+            "CLASS_1,CLASS_1_EXPLANATION_1_FEATURE_NAME,CLASS_1_EXPLANATION_1_STRENGTH,"
+            "CLASS_1_EXPLANATION_1_ACTUAL_VALUE,CLASS_1_EXPLANATION_1_QUALITATIVE_STRENGTH,"
+            "CLASS_2,CLASS_2_EXPLANATION_1_FEATURE_NAME,CLASS_2_EXPLANATION_1_STRENGTH,"
+            "CLASS_2_EXPLANATION_1_ACTUAL_VALUE,CLASS_2_EXPLANATION_1_QUALITATIVE_STRENGTH",
+            "lynx,x,-0.3125,3,---,cat,x,0.625,3,+++", id="multiclass: classes by name, in that order",
+        ),
+        pytest.param(
+            "multiclass numbers", "maxExplanations=1&explanationNumTopClasses=2",
+            {
+                "predictionExplanations": [
+                    X | {"strength": 0.625, "qualitativeStrength": "+++", "label": 1},
+                    X | {"strength": -0.3125, "qualitativeStrength": "---", "label": 2},
+                ]
+            },
+            "CLASS_1,CLASS_1_EXPLANATION_1_FEATURE_NAME,CLASS_1_EXPLANATION_1_STRENGTH,"
+            "CLASS_1_EXPLANATION_1_ACTUAL_VALUE,CLASS_1_EXPLANATION_1_QUALITATIVE_STRENGTH,"
+            "CLASS_2,CLASS_2_EXPLANATION_1_FEATURE_NAME,CLASS_2_EXPLANATION_1_STRENGTH,"
+            "CLASS_2_EXPLANATION_1_ACTUAL_VALUE,CLASS_2_EXPLANATION_1_QUALITATIVE_STRENGTH",
+            "1,x,0.625,3,+++,2,x,-0.3125,3,---", id="multiclass: the two likeliest",
+        ),
+        pytest.param(
+            "regression", "maxExplanations=all",
+            {
+                "predictionExplanations": [
+                    X | {"strength": 5.0, "standardError": 1.0, "label": "price"},
+                    CITY | {"strength": 0.0, "standardError": 0.0, "label": "price"},
+                ],
+                "shapExplanationsMetadata": [{"baseValue": 1.0, "remainingTotal": 0.0, "warnings": []}],
+            },
+            f"{TWO_COLUMNS},{SUMS}", "x,5.0,3,,city,0.0,Oslo,,0.0,1.0", id="all of SHAP, estimated",
+        ),
+        pytest.param(
+            "binary", "explanationAlgorithm=shap&thresholdLow=0&thresholdHigh=1",
+            {
+                "predictionExplanations": [
+                    X | {"strength": 0.625, "standardError": 0.125, "label": "yes"},
+                    CITY | {"strength": 0.0, "standardError": 0.0, "label": "yes"},
+                ],
+                "shapExplanationsMetadata": [{"baseValue": 0.125, "remainingTotal": 0.0, "warnings": []}],
+            },
+            f"{TWO_COLUMNS},{SUMS}", "x,0.625,3,,city,0.0,Oslo,,0.0,0.125", id="SHAP ignores thresholds",
+        ),
+        pytest.param(
+            "binary", "explanationAlgorithm=shap&maxExplanations=1&decimalsNumber=0",
+            {
+                "predictionExplanations": [X | {"strength": 1, "standardError": 0, "label": "yes"}],
+                "shapExplanationsMetadata": [{"baseValue": 0, "remainingTotal": 0, "warnings": []}],
+            },
+            f"{TWO_COLUMNS.partition(',EXPLANATION_2')[0]},{SUMS}", "x,1,3,,0,0", id="the strongest of SHAP",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["compiled", "estimator"])
+@pytest.mark.parametrize(("body", "headers"), [(ROW, JSON), (TABLE, CSV)], ids=["json in", "csv in"])
+async def test_explanations(client_for, kind, query, fields, columns, cells, path, body, headers):
+    client = client_for(kind, path=path, reference=True)
+    without = f"/predictions?{'&'.join(re.findall('decimals[^&]*', query))}"
+    plain = await client.post(without, content=body, headers=headers)
+    table = await client.post(without, content=body, headers=headers | AS_CSV)
+    url = f"/predictions?passthroughColumns=id&{query}"
+    json_answer = await client.post(url, content=body, headers=headers)
+    csv_answer = await client.post(url, content=body, headers=headers | AS_CSV)
+    assert json_answer.json() == {
+        "data": [plain.json()["data"][0] | fields | {"passthroughValues": {"id": "A1"}}],
+    }
+    header, line = table.text.split()
+    assert csv_answer.text == f"{header},{columns},id\n{line},{cells},A1\n"
+
+
+@pytest.mark.parametrize("slash", ["", "/"], ids=["plain", "slash"])
+@pytest.mark.parametrize("prefix", ALL_PREFIXES)
+async def test_the_old_route_of_explanations(client_for, prefix, slash):
+    """Three by default."""
+    client = client_for("regression", reference=True)
+    url = f"{prefix}/predictionExplanations{slash}"
+    by_default = await client.post(url, content=ROW, headers=JSON | AS_CSV)
+    two = await client.post(f"{url}?maxCodes=2", content=ROW, headers=JSON | AS_CSV)
+    assert "EXPLANATION_3_STRENGTH" in by_default.text
+    assert "EXPLANATION_4_STRENGTH" not in by_default.text
+    assert two.text.splitlines()[0] == f"price_PREDICTION,{TWO_COLUMNS}"
+
+
+@pytest.mark.parametrize(
+    ("column", "body", "fields", "cells"),
+    [
+        pytest.param("x", b"x,city\n3,Oslo\n", {"adjustedPrediction": 18.0}, "6.0,18.0", id="a feature"),
+        pytest.param("days", b"x,city,days\n3,Oslo,0.5\n", {"adjustedPrediction": 3.0}, "6.0,3.0", id="no feature"),
+        pytest.param("days", b"x,city,days\n3,Oslo,\n", {"adjustedPrediction": None}, "6.0,", id="missing"),
+    ],
+)
+@pytest.mark.parametrize("query", ["", "&passthroughColumns=city", "&maxExplanations=1"])
+async def test_adjusted_predictions(client_for, column, body, fields, cells, query):
+    client = client_for("regression", reference=True, exposure=column)
+    url = f"/predictions?excludeAdjustedPredictions=false{query}"
+    (row,) = (await client.post(url, content=body, headers=CSV)).json()["data"]
+    table = await client.post(url, content=body, headers=CSV | AS_CSV)
+    without = await client.post("/predictions?excludeAdjustedPredictions=true", content=body, headers=CSV | AS_CSV)
+    value = fields["adjustedPrediction"]
+    assert row["adjustedPrediction"] == value
+    assert row["adjustedPredictionValues"] == [{"label": "price", "value": value}]
+    assert row.get("passthroughValues") == ({"city": "Oslo"} if "through" in query else None)
+    assert table.text.startswith("price_PREDICTION,price_PREDICTION_ADJUSTED")
+    assert table.text.splitlines()[1].startswith(cells)
+    assert without.text == "price_PREDICTION\n6.0\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"x,city\n3,Oslo\n", 400, "missing columns: days"),
+        (b"x,city,days\n3,Oslo,1\n3,Oslo,many\n", 422, "row 1, column 'days': 'many' is not a number"),
+    ],
+)
+async def test_exposures_that_cannot_be_used(client_for, body, status, says):
+    client = client_for("regression", exposure="days")
+    answer = await client.post("/predictions?excludeAdjustedPredictions=no", content=body, headers=CSV)
+    assert (answer.status_code, answer.json()) == (status, {"message": says})
+
+
+async def test_models_without_exposure_adjust_nothing(client_for):
+    answer = await client_for("binary").post("/predictions?excludeAdjustedPredictions=false", content=ROW, headers=JSON)
+    assert "adjustedPrediction" not in answer.json()["data"][0]
+
+
 async def test_explanations_are_off_when_zero(client_for):
     client = client_for()
     for query in ("maxExplanations=0", "maxCodes=0", "maxExplanations=0&thresholdLow=0.1&thresholdHigh=0.9"):
@@ -362,9 +547,19 @@ async def test_explanations_are_off_when_zero(client_for):
 @pytest.mark.parametrize(
     ("kind", "path", "says"),
     [
-        ("binary", "/predictionExplanations", "explanations are not available"),
-        ("binary", "/predictionExplanations?maxCodes=2", "explanations are not available"),
-        ("binary", "/predictions?maxExplanations=3", "explanations are not available"),
+        ("binary", "/predictionExplanations", "has no reference rows"),
+        ("binary", "/predictionExplanations?maxCodes=2", "package it again with 'prediction-api package create'"),
+        ("binary", "/predictions?maxExplanations=3", "has no reference rows"),
+        ("binary", "/predictions?explanationAlgorithm=shap", "has no reference rows"),
+        ("multiclass", "/predictions?explanationAlgorithm=shap", "not available for multiclass models"),
+        ("binary", "/predictions?maxExplanations=11", "'maxExplanations': value is not a whole number from 0 to 10"),
+        ("binary", "/predictions?maxExplanations=1&maxCodes=1", "'maxExplanations' and 'maxCodes' exclude each other"),
+        ("binary", "/predictions?maxExplanations=all&explanationAlgorithm=xemp", "'all' is only for"),
+        ("binary", "/predictions?explanationAlgorithm=lime", "'explanationAlgorithm': value is not 'xemp' or 'shap'"),
+        ("binary", "/predictions?thresholdLow=low", "'thresholdLow': value is not a number"),
+        ("multiclass", "/predictions?explanationNumTopClasses=4", "value is not a whole number from 1 to 3"),
+        ("multiclass", "/predictions?explanationClassNames=dog", "the model has no class 'dog'"),
+        ("binary", "/predictions?explanationClassNames=yes", "only for multiclass models"),
         ("binary", "/timeSeriesPredictions", "not a time series model"),
         ("binary", "/predictions?wd=1", "'wd': wd is not allowed key"),
         ("binary", "/predictions?passthroughColumns=", "'passthroughColumns': blank value is not allowed"),
@@ -455,13 +650,24 @@ async def test_info(client_for):
             "isAnomalyDetectionModel": False,
             "isUnsupervisedLearning": False,
         },
-        "capabilities": {"supportsShapBasedPredictionExplanations": False, "supportsPredictionWarning": False},
+        "capabilities": {
+            "supportsShapBasedPredictionExplanations": False,
+            "explanationAlgorithms": [],
+            "supportsPredictionWarning": False,
+        },
         "timeseries": None,
         "features": [{"name": "x", "type": "Numeric"}, {"name": "city", "type": "Categorical"}],
         "runtime": {"path": "estimator", "reason": "step 'odd' is not compiled", "goldenRowsMaxDifference": 0.0},
         "packageFormat": 1,
         "versions": {"python": "3.11"},
     }
+
+
+@pytest.mark.parametrize(("kind", "algorithms"), [("binary", ["xemp", "shap"]), ("multiclass", ["xemp"])])
+async def test_info_says_what_explains(client_for, kind, algorithms):
+    capabilities = (await client_for(kind, reference=True).get("/info")).json()["capabilities"]
+    assert capabilities["explanationAlgorithms"] == algorithms
+    assert capabilities["supportsShapBasedPredictionExplanations"] == ("shap" in algorithms)
 
 
 async def test_ping_and_livez(client_for):

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model_repository.errors import InvalidParameter
-from model_repository.predictions import ScoringOptions, Target
+from model_repository.predictions import ExplanationOptions, ScoringOptions, Target
 from prediction_api.options import EXCLUSIVE, PARAMETERS, options_from
 
 REGRESSION = Target(name="price", type="Regression", usual_range=(0.0, 1.0))
@@ -38,7 +40,8 @@ SAMPLES = {
         (b"decimalsNumber=15", BINARY, ScoringOptions(decimals=15)),
         (b"maxExplanations=0", BINARY, ScoringOptions()),
         (b"maxNgramExplanations=all&thresholdLow=0.678&thresholdHigh=0.345", BINARY, ScoringOptions()),
-        (b"excludeAdjustedPredictions=FALSE", BINARY, ScoringOptions()),
+        (b"excludeAdjustedPredictions=FALSE", BINARY, ScoringOptions(adjusted=True)),
+        (b"excludeAdjustedPredictions=1", BINARY, ScoringOptions()),
         (b"predictionWarningEnabled=1", REGRESSION, ScoringOptions(warn_outliers=True)),
         (b"predictionWarningEnabled=N", BINARY, ScoringOptions()),
         (b"explanationClassNames=lion&explanationClassNames=3", MULTICLASS, ScoringOptions()),
@@ -126,18 +129,77 @@ def test_refused(query, target, message):
     assert str(caught.value) == message
 
 
+XEMP = ExplanationOptions("xemp", 3)
+SHAP = ExplanationOptions("shap", None)
+
+
 @pytest.mark.parametrize(
-    "query", [b"maxExplanations=1", b"maxExplanations=all", b"maxCodes=3", b"explanationAlgorithm=shap"]
+    ("query", "default", "explain"),
+    [
+        pytest.param(b"maxExplanations=3", 0, XEMP, id="a number"),
+        pytest.param(b"maxCodes=3", 0, XEMP, id="its old name"),
+        pytest.param(b"maxExplanations=10", 0, replace(XEMP, count=10), id="most of xemp"),
+        pytest.param(b"", 3, XEMP, id="the old route"),
+        pytest.param(b"maxExplanations=0", 3, None, id="off on the old route"),
+        pytest.param(b"maxCodes=2", 3, replace(XEMP, count=2), id="a number on the old route"),
+        pytest.param(b"explanationAlgorithm=xemp", 0, None, id="xemp alone is off"),
+        pytest.param(b"explanationAlgorithm=xemp&maxExplanations=0", 0, None, id="xemp and 0"),
+        pytest.param(b"explanationAlgorithm=shap", 0, SHAP, id="shap alone is all"),
+        pytest.param(b"explanationAlgorithm=shap&maxExplanations=0", 0, SHAP, id="shap and 0 is all"),
+        pytest.param(b"explanationAlgorithm=shap", 3, replace(SHAP, count=3), id="shap on the old route"),
+        pytest.param(b"maxExplanations=all", 0, SHAP, id="all is shap"),
+        pytest.param(b"maxCodes=all&explanationAlgorithm=shap", 0, SHAP, id="all of shap"),
+        pytest.param(b"explanationAlgorithm=shap&maxExplanations=500", 0, replace(SHAP, count=500), id="many of shap"),
+        pytest.param(
+            b"maxExplanations=3&thresholdLow=0.678&thresholdHigh=-1e-3", 0,
+            replace(XEMP, threshold_low=0.678, threshold_high=-0.001), id="thresholds",
+        ),
+        pytest.param(b"maxExplanations=3&maxNgramExplanations=all", 0, XEMP, id="words are ignored"),
+    ],
+)  # fmt: skip
+def test_explanations(query, default, explain):
+    assert options_from(query, BINARY, explanations=default) == ScoringOptions(explain=explain)
+
+
+@pytest.mark.parametrize(
+    ("query", "changes"),
+    [
+        (b"", {}),
+        (b"&explanationNumTopClasses=2", {"top_classes": 2}),
+        (b"&explanationClassNames=3&explanationClassNames=cat&explanationClassNames=3", {"classes": (2, 0)}),
+    ],
 )
-def test_explanations_are_not_available(query):
-    with pytest.raises(InvalidParameter, match="not available because the model package carries none"):
-        options_from(query, BINARY)
+def test_explained_classes(query, changes):
+    assert options_from(b"maxExplanations=3" + query, MULTICLASS).explain == replace(XEMP, **changes)
 
 
-def test_the_old_route_has_them_on_by_default():
-    with pytest.raises(InvalidParameter, match="carries none"):
-        options_from(b"", BINARY, explanations=3)
-    assert options_from(b"maxExplanations=0", BINARY, explanations=3) == ScoringOptions()
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (
+            b"maxExplanations=11",
+            "'maxExplanations': value is not a whole number from 0 to 10; more only with explanationAlgorithm=shap",
+        ),
+        (
+            b"maxCodes=100&explanationAlgorithm=xemp",
+            "'maxCodes': value is not a whole number from 0 to 10; more only with explanationAlgorithm=shap",
+        ),
+        (
+            b"maxExplanations=all&explanationAlgorithm=xemp",
+            "'maxExplanations': 'all' is only for explanationAlgorithm=shap",
+        ),
+        (b"maxExplanations=-1", "'maxExplanations': value is neither a whole number, 0 or more, nor 'all'"),
+        (b"maxExplanations=2.5", "'maxExplanations': value is neither a whole number, 0 or more, nor 'all'"),
+        (b"maxExplanations=ALL", "'maxExplanations': value is neither a whole number, 0 or more, nor 'all'"),
+        (b"maxNgramExplanations=x", "'maxNgramExplanations': value is neither a whole number, 0 or more, nor 'all'"),
+        (b"explanationAlgorithm=", "'explanationAlgorithm': value is not 'xemp' or 'shap'"),
+        (b"explanationAlgorithm=SHAP", "'explanationAlgorithm': value is not 'xemp' or 'shap'"),
+    ],
+)
+def test_explanations_that_are_refused(query, message):
+    with pytest.raises(InvalidParameter) as caught:
+        options_from(query, BINARY, explanations=3)
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("target", [BINARY, MULTICLASS, Target(name="odd", type="Anomaly")], ids=lambda one: one.type)

@@ -16,7 +16,8 @@ from model_repository.errors import ScoringFailed
 from model_repository.kept import Chained
 from model_repository.predictions import ScoringOptions, Target, label_codes
 from model_repository.tables import Feature, Schema
-from prediction_api.writers import FEW_ROWS, SLICE_ROWS, CsvWriter, JsonWriter
+from prediction_api.pieces import FEW_ROWS, SLICE_ROWS
+from prediction_api.writers import CsvWriter, JsonWriter
 
 PRICE = Target(name="price", type="Regression", usual_range=(0.0, 100.0))
 BINARY = Target(name="is fraud", type="Binary", class_labels=["yes", "no"])
