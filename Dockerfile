@@ -10,7 +10,7 @@ ARG EXTRAS=all
 FROM ${BASE} AS build
 ARG EXTRAS
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
+ && apt-get install -y --no-install-recommends binutils ca-certificates python3 python3-venv \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/prediction-api
 ENV PATH=/opt/prediction-api/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -43,8 +43,8 @@ RUN case ",${EXTRAS}," in *,all,*|*,synapse,*) synapse="libgssapi-krb5-2 libkrb5
  && apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates libgomp1 python3 tini ${synapse:-} \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/* \
- && useradd --system --uid 10001 --gid 0 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin prediction-api \
- && install -d -o 10001 -g 0 -m 0770 /opt/ml
+ && useradd --uid 10001 --gid 0 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin prediction-api \
+ && install -d -o 10001 -g 0 -m 0775 /opt/ml
 COPY --from=build /opt/prediction-api /opt/prediction-api
 RUN --mount=type=bind,from=build,source=/src/tools,target=/tools \
     python3 /tools/dependencies.py sbom --prefix /opt/prediction-api > /opt/prediction-api/sbom.cdx.json

@@ -1,9 +1,9 @@
 """
 What an installed environment is made of, from its own metadata; nothing but the standard library is needed.
 
-    python3 tools/dependencies.py sbom --prefix /opt/prediction-api     CycloneDX 1.6, with the Debian packages around it
-    python3 tools/dependencies.py licences --prefix .venv               one line each: name, version, licence
-    python3 tools/dependencies.py audit --prefix .venv                  none below the versions of tools/floors.txt
+    python3 tools/dependencies.py sbom --prefix /opt/prediction-api   CycloneDX 1.6, with the Debian packages around it
+    python3 tools/dependencies.py licences --prefix .venv             one line each: name, version, licence
+    python3 tools/dependencies.py audit --prefix .venv                none below the versions of tools/floors.txt
 """
 
 import argparse
@@ -39,16 +39,24 @@ def name_of(distribution: Distribution) -> str:
 
 
 def licence_of(distribution: Distribution) -> str:
-    """What it says of its licence: the expression, else the classifiers, else the first line of free text."""
+    """What it says of its licence: the expression, else the classifiers, else the first line of its text."""
     metadata = distribution.metadata
-    if expression := metadata.get("License-Expression"):
-        return expression
-    trove = [line.rpartition(" :: ")[2] for line in metadata.get_all("Classifier", []) if line.startswith("License ::")]
+    if "License-Expression" in metadata:
+        return metadata["License-Expression"]
+    classifiers = metadata.get_all("Classifier", [])
+    trove = [line.rpartition(" :: ")[2] for line in classifiers if line.startswith("License ::")]
     named = [line for line in trove if line != "OSI Approved"]
     if named:
         return "; ".join(named)
-    first = metadata.get("License", "").strip().partition("\n")[0]
-    return first if 0 < len(first) <= LONGEST_LICENCE else "not declared"
+    texts = [metadata["License"]] if "License" in metadata else []
+    texts += [text for name in metadata.get_all("License-File", []) if (text := licence_file(distribution, name))]
+    firsts = [text.strip().partition("\n")[0].strip() for text in texts]
+    return next((first for first in firsts if 0 < len(first) <= LONGEST_LICENCE), "not declared")
+
+
+def licence_file(distribution: Distribution, name: str) -> str | None:
+    """The text of a file beside the metadata, where standards have put it at one time or another."""
+    return distribution.read_text(f"licenses/{name}") or distribution.read_text(name)
 
 
 def sbom(prefix: Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ build() {
     revision=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
     arguments=(--build-arg "EXTRAS=$EXTRAS" --build-arg "REVISION=$revision" --tag "$TAG" .)
     if have_engine; then
-        docker build "${arguments[@]}"
+        docker build ${BASE:+--build-arg "BASE=$BASE"} "${arguments[@]}"
         ENGINE="docker"
         return
     fi
@@ -84,7 +84,10 @@ build() {
     import_base
     # --format docker keeps HEALTHCHECK; --isolation chroot needs no runtime and no cgroups
     buildah "${PLACES[@]}" bud --quiet --layers --format docker --isolation chroot --pull-never --network host \
-        --build-arg "BASE=$BASE" "${arguments[@]}" >/dev/null
+        --build-arg "BASE=$BASE" "${arguments[@]}" >"$STORE/build.log" 2>&1 || {
+        tail -n 40 "$STORE/build.log" >&2
+        exit 1
+    }
     ENGINE="podman ${PLACES[*]} --runtime $(command -v runc)"
     # shellcheck disable=SC2086
     $ENGINE run --rm "${LIMITS[@]}" "$TAG" --version >/dev/null || give_up "the image was built, but no container can be started"
