@@ -2,13 +2,15 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST_ARGS ?=
-BASE ?= debian:trixie-slim
+VARIANT ?= full
+FUZZ_SECONDS ?= 60
+SOAK_MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test cov bench defences lint format types arch docs check lock image clean
+.PHONY: help demo run test cov bench defences lint format types arch docs check lock image image-check release-check fuzz soak clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
 
 # An environment is made anew in place when what it is made from has changed.
 .venv/serve.stamp: pyproject.toml constraints.txt tools/setup.sh
@@ -18,6 +20,10 @@ help:  ## this list
 .venv/dev.stamp: pyproject.toml constraints.txt tools/setup.sh
 	@tools/setup.sh dev
 	@touch $@ .venv/serve.stamp
+
+.venv/fuzz.stamp: .venv/dev.stamp
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --group fuzz
+	@touch $@
 
 demo: .venv/serve.stamp  ## train on real data, package, serve, ask with curl, stop
 	@$(BIN)/python -u examples/demo.py
@@ -63,9 +69,22 @@ lock: .venv/dev.stamp  ## resolve constraints.txt anew, keeping what still fits 
 		--no-header --no-annotate --quiet $(UPGRADE) --output-file constraints.txt
 	sed -i "s/ and sys_platform == 'linux'//; s/ ; sys_platform == 'linux'//" constraints.txt
 
-image:  ## the container image, with docker or podman
-	$$(command -v docker || command -v podman) build --build-arg BASE=$(BASE) --tag portable-prediction-server .
+image:  ## the container image, also without a Docker engine (VARIANT=slim for the small one)
+	@tools/image.sh build $(VARIANT)
+
+image-check: .venv/dev.stamp  ## the same, and tests of containers of it
+	@tools/image.sh check $(VARIANT)
+
+release-check: .venv/dev.stamp  ## wheel and sdist, installed without the sources and tested; docs, licences, image
+	@tools/release_check.sh
+
+fuzz: .venv/fuzz.stamp  ## malformed requests, packages and tables, for FUZZ_SECONDS each
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+soak: .venv/dev.stamp  ## load, package swaps and killed workers, for SOAK_MINUTES
+	$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES)
 
 clean:  ## remove everything that these targets made
+	[ ! -d /var/tmp/prediction-api-image.$$(pwd | cksum | cut -d' ' -f1) ] || tools/image.sh clean
 	rm -rf .venv .tools .demo site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ strict reader decides. So this module words no errors.
 Importing it imports pyarrow.
 """
 
+import codecs
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal, overload
 
@@ -67,6 +68,8 @@ def arrow_tables(
     Raises:
         Doubt: also after some blocks; those were right.
     """
+    if bytes(records[:3]) == codecs.BOM_UTF8:  # pyarrow takes it for the beginning of a file, and drops it
+        raise Doubt
     types = {feature.name: pa.float64() if feature.type == "numeric" else _CODED_TEXT for feature in schema.features}
     blocks = _blocks(records, header, types, block_bytes, sorted(NULL_TOKENS))
     if not kept:

@@ -29,7 +29,9 @@ def text_of(body: Body, encoding: str) -> str:
     """
     codec = _codec_name(encoding)
     try:
-        return body.decode(codec).removeprefix(BOM)
+        # What is said of the byte order must be the same as when a large body is decoded slice by slice.
+        text = body.decode() if codec == UTF8 else codecs.getincrementaldecoder(codec)().decode(body, final=True)
+        return text.removeprefix(BOM)
     except UnicodeError as exc:
         raise _undecodable(body, codec, encoding, exc) from exc
 

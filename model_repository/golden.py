@@ -26,7 +26,7 @@ def golden_from(raw: bytes, manifest: Manifest) -> GoldenRows:
     """
     try:
         golden = msgspec.json.decode(raw, type=GoldenRows)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidPackage(f"{manifest.golden}: {exc}") from exc
     n_rows = len(golden.values)
     if not 0 < n_rows <= MAX_GOLDEN_ROWS:

@@ -273,7 +273,7 @@ def plan_from(raw: bytes, arrays: bytes, schema: Schema, target: Target) -> Plan
 
     try:
         plan = msgspec.json.decode(raw, type=Plan, dec_hook=view)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidPackage(f"plan: {exc}") from exc
     _require(plan.version == PLAN_VERSION, f"version {plan.version} is not {PLAN_VERSION}")
     _check_blocks(plan, schema)

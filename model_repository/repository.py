@@ -66,11 +66,12 @@ def find_single_package(path: str | Path) -> Path | None:
     """
     The package to serve alone: *path* itself, or the only package in the root of the directory *path*.
 
-    ``None`` means a repository of many models.
+    ``None`` means a repository of many models. A file without any suffix is taken too: mounted into a container it has
+    the name of the directory that it replaces.
     """
     path = Path(path)
     if path.is_file():
-        return path if path.suffix == SUFFIX else None
+        return path if path.suffix in (SUFFIX, "") else None
     if not path.is_dir():
         return None
     packages = [entry for entry in path.iterdir() if entry.suffix == SUFFIX and not entry.is_dir()]

@@ -9,9 +9,12 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from model_repository.errors import SettingsError
+
+if TYPE_CHECKING:
+    from prediction_api.config_file import Config
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = ["serve", *given]
     parsed = _parser(given[0]).parse_args(given)
     try:
-        return {"serve": _serve, "package": _package, "batch": _batch}[parsed.command](parsed)
+        return {"serve": _serve, "package": _package, "batch": _batch, "health": _health}[parsed.command](parsed)
     except SettingsError as error:
         for problem in str(error).splitlines():
             _say(problem)
@@ -98,15 +101,23 @@ def _parser(command: str) -> argparse.ArgumentParser:
         from batch.cli import add_arguments as add_batch_arguments
 
         add_batch_arguments(batch)
+    commands.add_parser("health", help="whether the server of these settings can score: status 0, else 1")
     return parser
 
 
-def _serve(parsed: argparse.Namespace) -> int:
+def _config() -> "Config":
+    """What the config file says."""
     from prediction_api.config_file import read_config
-    from prediction_api.settings import CONFIG_PATH, PREFIX, settings_from, warnings_about
+    from prediction_api.settings import CONFIG_PATH, PREFIX
 
-    config_path = os.environ.get(f"{PREFIX}CONFIG_PATH", "").strip()
-    config = read_config(Path(config_path) if config_path else CONFIG_PATH, required=bool(config_path))
+    path = os.environ.get(f"{PREFIX}CONFIG_PATH", "").strip()
+    return read_config(Path(path) if path else CONFIG_PATH, required=bool(path))
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from prediction_api.settings import settings_from, warnings_about
+
+    config = _config()
     given = {variable: getattr(parsed, option) for variable, option in FLAGS.items()}
     flags = {variable: text for variable, text in given.items() if text is not None}
     settings = settings_from(os.environ, config.values, flags)
@@ -118,6 +129,16 @@ def _serve(parsed: argparse.Namespace) -> int:
     from prediction_api.server import serve
 
     return serve(settings)
+
+
+def _health(_: argparse.Namespace) -> int:
+    from prediction_api.health import problem_with
+    from prediction_api.settings import settings_from
+
+    problem = problem_with(settings_from(os.environ, _config().values))
+    if problem is not None:
+        _say(problem)
+    return EXIT_OK if problem is None else EXIT_FAILED
 
 
 def _package(parsed: argparse.Namespace) -> int:

@@ -29,12 +29,14 @@ def read_config(path: Path, *, required: bool) -> Config:
     Raises:
         SettingsError: it cannot be read, is too large, is no regular file, or a line is not KEY=VALUE.
     """
-    if not path.exists():
+    try:
+        files = _files(path)
+    except OSError as error:
+        raise SettingsError(f"{PREFIX}CONFIG_PATH={str(path)!r}: {error.strerror}") from error
+    if files is None:
         if required:
             raise SettingsError(f"{PREFIX}CONFIG_PATH={str(path)!r}: no such file or directory")
         return Config({})
-    # A mounted directory may hold links and more directories beside its files: those are not for us.
-    files = sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]
     values: dict[str, str] = {}
     warnings = []
     for file in files:
@@ -44,6 +46,14 @@ def read_config(path: Path, *, required: bool) -> Config:
         if mode & stat.S_IROTH and _holds_secret(found):
             warnings.append(f"{file} holds a secret and is readable by everybody")
     return Config(values, tuple(warnings))
+
+
+def _files(path: Path) -> list[Path] | None:
+    """What is to be read; ``None`` if there is nothing at *path*."""
+    if not path.exists():
+        return None
+    # A mounted directory may hold links and more directories beside its files: those are not for us.
+    return sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]
 
 
 def config_from(text: str, source: str) -> dict[str, str]:

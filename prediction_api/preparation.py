@@ -7,6 +7,7 @@ repository of many, be it empty.
 
 import logging
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,8 @@ from prediction_api.state import Prepared, ServerState
 logger: Final = logging.getLogger(__name__)
 
 PEM_BEGIN: Final = "-----BEGIN"
+DEFAULT_PATH: Final = Settings().model_repository_path
+"""Made where only its parent is there: the image leaves it out, so that a directory or a file can be mounted there."""
 
 
 def prepare(settings: Settings) -> Prepared:
@@ -36,6 +39,9 @@ def prepare(settings: Settings) -> Prepared:
     """
     import_module("model_repository.arrow_csv")  # before the fork: the first large body should not wait for it
     path = settings.model_repository_path
+    if path == DEFAULT_PATH:
+        with suppress(OSError):  # then it says below what is missing
+            path.mkdir()
     keys = trusted_keys(settings)
     try:
         package = find_single_package(path)

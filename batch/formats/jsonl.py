@@ -105,8 +105,10 @@ class JsonRecords:
 def members_of(line: bytes) -> dict[str, msgspec.Raw] | None:
     """The members of an object, values unread; None: it is none."""
     try:
+        if not line.isascii():
+            line.decode()  # values that are not read are not looked at
         return _MEMBERS.decode(line)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

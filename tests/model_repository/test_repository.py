@@ -276,6 +276,9 @@ def test_find_single_package(tmp_path: Path) -> None:
     assert find_single_package(tmp_path) == only
     assert find_single_package(str(only)) == only
     assert find_single_package(tmp_path / "readme.txt") is None
+    mounted = tmp_path / "model" / "mounted"
+    mounted.touch()
+    assert find_single_package(mounted) == mounted
     (tmp_path / "second.mlpkg").touch()
     assert find_single_package(tmp_path) is None
 

@@ -181,6 +181,11 @@ def test_absent_file(tmp_path: Path) -> None:
         read_config(tmp_path / "none", required=True)
 
 
+def test_a_path_that_cannot_even_be_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"CONFIG_PATH=.*: File name too long"):
+        read_config(tmp_path / ("x" * 300), required=False)
+
+
 def test_files_that_could_block_or_flood(tmp_path: Path) -> None:
     pipe, large, binary = tmp_path / "pipe", tmp_path / "large", tmp_path / "binary"
     os.mkfifo(pipe)
