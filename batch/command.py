@@ -23,10 +23,10 @@ from typing import Any, Final
 import anyio
 import msgspec
 
+from batch.adapters import database_for
 from batch.addresses import refuse_link_local
-from batch.databases import DATABASES
 from batch.definition import Definition, read_definition
-from batch.errors import BatchError, JobAborted, JobError, JobRunning, StateMismatch
+from batch.errors import AdapterUnavailable, BatchError, JobAborted, JobError, JobRunning, StateMismatch
 from batch.job import Job, fingerprint, options_of
 from batch.logs import LOG, configure_logs, redacted
 from batch.progress import Counts, Lines, View, bar, progress_fields, shown, speed_of
@@ -133,8 +133,11 @@ def _prepared(arguments: argparse.Namespace, environ: Mapping[str, str], serve: 
 
 def _not_available(job: Job) -> Iterator[str]:
     for name, store in (("intake_settings", job.intake_settings), ("output_settings", job.output_settings)):
-        if store.type in DATABASES:
-            yield f"{name}.type: {store.type} is not available yet"
+        if store.is_database:
+            try:
+                database_for(store.type)
+            except AdapterUnavailable as error:
+                yield f"{name}.type: {error}"
 
 
 def _wrong_arguments(

@@ -14,7 +14,7 @@ from batch.errors import IntakeError, ModelChanged, ScoringServerError
 from batch.job import Job
 from batch.layout import OutputOptions
 from batch.model_info import feature_names, identity_of
-from batch.ports import Intake
+from batch.ports import Intake, TableIntake
 from batch.progress import Counts
 from batch.records import Records
 from batch.retries import RetryPolicy
@@ -77,7 +77,7 @@ class Run:
             partitions=job.output_settings.partition_columns,
         )
 
-    async def source(self, intake: Intake, number: int) -> Source:
+    async def source(self, intake: Intake | TableIntake, number: int) -> Source:
         """A file whose columns the model can take, as far as the server tells."""
         settings = self.job.csv_settings
         features = feature_names(self.info)

@@ -16,12 +16,12 @@ import anyio
 import httpx
 from anyio import to_thread
 
-from batch.adapters import adapter_for
 from batch.errors import BatchError, ScoringServerError
 from batch.job import Job, options_of
 from batch.layout import layout_for
 from batch.model_info import answer_columns, identity_of
-from batch.ports import Intake
+from batch.opening import open_intake, open_output
+from batch.ports import Intake, TableIntake
 from batch.progress import Counts
 from batch.report import Report
 from batch.run import Run, RunOptions
@@ -94,18 +94,16 @@ async def _reported(run: Run) -> Report:
     """Do it, and tell."""
     began = monotonic()
     check_place_for_errors(run.job, run.credentials.root)
-    intake_module = adapter_for(run.job.intake_settings.type)
-    async with intake_module.open_intake(run.job.intake_settings.settings, run.credentials) as intake:
+    async with open_intake(run.job, run.credentials) as intake:
         run.info = await run.server.info()
         outputs = await (_validated(run, intake) if run.options.validate else _scored(run, intake))
         return _told(run, intake, outputs, monotonic() - began)
 
 
-async def _validated(run: Run, intake: Intake) -> Sequence[str]:
+async def _validated(run: Run, intake: Intake | TableIntake) -> Sequence[str]:
     """Open everything, look at every file's columns, leave nothing."""
-    output_module = adapter_for(run.job.output_settings.type)
     with anyio.CancelScope() as scope:
-        async with output_module.open_output(run.job.output_settings.settings, run.credentials):
+        async with open_output(run.job, run.credentials):
             sources = [await run.source(intake, number) for number in range(len(intake.files))]
             if sources[0].names and (columns := answer_columns(run.info)):
                 layout_for(columns, sources[0].names, run.output_options())
@@ -114,7 +112,7 @@ async def _validated(run: Run, intake: Intake) -> Sequence[str]:
     return ()
 
 
-async def _scored(run: Run, intake: Intake) -> Sequence[str]:
+async def _scored(run: Run, intake: Intake | TableIntake) -> Sequence[str]:
     directory = state_directory(run.job, run.options.state_dir or run.credentials.state_dir)
     restart = run.options.restart or not run.job.resume
     state = await to_thread.run_sync(lambda: open_state(directory, _identity(run, intake), restart=restart))
@@ -127,7 +125,7 @@ async def _scored(run: Run, intake: Intake) -> Sequence[str]:
             await to_thread.run_sync(state.close)
 
 
-def _identity(run: Run, intake: Intake) -> dict[str, Any]:
+def _identity(run: Run, intake: Intake | TableIntake) -> dict[str, Any]:
     """What a continued run must agree with."""
     files = {f"input {file.name}": f"{file.size} bytes, version {file.version}" for file in intake.files}
     model = {"model": identity_of(run.info)}
@@ -136,7 +134,7 @@ def _identity(run: Run, intake: Intake) -> dict[str, Any]:
     return identity
 
 
-def _told(run: Run, intake: Intake, outputs: Sequence[str], seconds: float) -> Report:
+def _told(run: Run, intake: Intake | TableIntake, outputs: Sequence[str], seconds: float) -> Report:
     counts, traffic = run.counts, run.server.traffic
     new = counts.rows_done - counts.rows_before
     return Report(

@@ -1,0 +1,26 @@
+"""A job's intake and output, files or database alike."""
+
+from contextlib import AbstractAsyncContextManager
+
+from batch.adapters import adapter_for, database_for
+from batch.job import Job
+from batch.ports import NOTHING_LEFT, Intake, Leftovers, Output, TableIntake, TableOutput
+from batch.settings import Credentials
+
+
+def open_intake(job: Job, credentials: Credentials) -> AbstractAsyncContextManager[Intake | TableIntake]:
+    """What ``intake_settings`` name; raises as `Adapter.open_intake` does."""
+    store = job.intake_settings
+    if store.is_database:
+        return database_for(store.type).open_intake(store.settings, job.jdbc_settings, credentials)
+    return adapter_for(store.type).open_intake(store.settings, credentials)
+
+
+def open_output(
+    job: Job, credentials: Credentials, leftovers: Leftovers = NOTHING_LEFT
+) -> AbstractAsyncContextManager[Output | TableOutput]:
+    """What ``output_settings`` name; raises as `Adapter.open_output` does."""
+    store = job.output_settings
+    if store.is_database:
+        return database_for(store.type).open_output(store.settings, job.jdbc_settings, credentials, leftovers)
+    return adapter_for(store.type).open_output(store.settings, credentials, leftovers)
