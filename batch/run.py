@@ -22,6 +22,7 @@ from batch.scoring_client import TOO_LARGE, Answer, Refused, ScoringClient
 from batch.server_parameters import parameters_of
 from batch.settings import Credentials
 from batch.sources import Reading, Source, open_source
+from batch.template_variables import RunTimes, filled
 from batch.thresholds import relabelled
 
 
@@ -39,6 +40,8 @@ class RunOptions:
     """Where states are kept, instead of beside a local output or in the credentials' directory."""
     request_timeout: float = 120.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    times: RunTimes = field(default_factory=RunTimes.now)
+    """What the variables of a query stand for; a continued run has those of the run that it continues."""
 
 
 class Run:
@@ -47,7 +50,10 @@ class Run:
     def __init__(
         self, job: Job, credentials: Credentials, url: str, http: httpx.AsyncClient, options: RunOptions, counts: Counts
     ) -> None:
-        self.job = job
+        self.definition = job
+        """As it was written."""
+        self.job = filled(job, options.times)
+        """With the values of its variables."""
         self.credentials = credentials
         self.options = options
         self.counts = counts

@@ -9,6 +9,7 @@ Whatever ends a run early leaves its state, and the same job continues from ther
 import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
 
@@ -26,13 +27,15 @@ from batch.progress import Counts
 from batch.report import Report
 from batch.run import Run, RunOptions
 from batch.settings import Credentials
-from batch.state import open_state
+from batch.state import identity_left, open_state
 from batch.state_place import check_place_for_errors, state_directory
+from batch.template_variables import RunTimes, variables_in
 from batch.writing import Writing
 
 __all__ = ["RunOptions", "http_client", "run_job"]
 
 CONNECT_SECONDS: Final = 10.0
+RUN_TIMES: Final = "times of the run"
 
 
 async def run_job(
@@ -60,11 +63,21 @@ async def run_job(
         raise ScoringServerError("prediction_endpoint: no server is known")
     async with AsyncExitStack() as stack:
         http = client if client is not None else await stack.enter_async_context(http_client(job, credentials))
-        run = Run(job, credentials, url, http, options or RunOptions(), counts or Counts())
+        options = await to_thread.run_sync(_with_times, job, credentials, options or RunOptions())
+        run = Run(job, credentials, url, http, options, counts or Counts())
         try:
             return await _reported(run)
         except BaseExceptionGroup as group:
             raise _first(group) from group
+
+
+def _with_times(job: Job, credentials: Credentials, options: RunOptions) -> RunOptions:
+    """A continued run reads what the first one read, so its times are those of the first one."""
+    if options.restart or not job.resume or not any(variables_in(job)):
+        return options
+    left = identity_left(state_directory(job, options.state_dir or credentials.state_dir))
+    times = left.get(RUN_TIMES)
+    return options if times is None else replace(options, times=RunTimes.from_json(times))
 
 
 def http_client(job: Job, credentials: Credentials) -> httpx.AsyncClient:
@@ -113,7 +126,7 @@ async def _validated(run: Run, intake: Intake | TableIntake) -> Sequence[str]:
 
 
 async def _scored(run: Run, intake: Intake | TableIntake) -> Sequence[str]:
-    directory = state_directory(run.job, run.options.state_dir or run.credentials.state_dir)
+    directory = state_directory(run.definition, run.options.state_dir or run.credentials.state_dir)
     restart = run.options.restart or not run.job.resume
     state = await to_thread.run_sync(lambda: open_state(directory, _identity(run, intake), restart=restart))
     try:
@@ -130,7 +143,10 @@ def _identity(run: Run, intake: Intake | TableIntake) -> dict[str, Any]:
     files = {f"input {file.name}": f"{file.size} bytes, version {file.version}" for file in intake.files}
     model = {"model": identity_of(run.info)}
     limit = {"--limit": run.options.limit} if run.options.limit is not None else {}
-    identity: dict[str, Any] = json.loads(json.dumps({**options_of(run.job), **files, **model, **limit}))
+    times = {RUN_TIMES: run.options.times.as_json()} if any(variables_in(run.definition)) else {}
+    identity: dict[str, Any] = json.loads(
+        json.dumps({**options_of(run.definition), **files, **model, **limit, **times})
+    )
     return identity
 
 

@@ -104,6 +104,16 @@ def open_state(directory: Path, identity: Mapping[str, Any], *, restart: bool = 
         raise
 
 
+def identity_left(directory: Path) -> Mapping[str, Any]:
+    """The identity of the job that can be continued there; nothing if there is none."""
+    try:
+        entries, _ = entries_of((directory / JOURNAL).read_bytes())
+    except OSError:
+        return {}
+    identity: Mapping[str, Any] = entries[0].get("identity", {}) if any("done" in entry for entry in entries) else {}
+    return identity
+
+
 def _opened(directory: Path, identity: Mapping[str, Any], lock: int, *, restart: bool) -> State:
     path = directory / JOURNAL
     entries, taken = entries_of(path.read_bytes()) if path.exists() else ([], 0)
