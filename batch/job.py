@@ -216,6 +216,11 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
         return self.type in DATABASES
 
     @property
+    def is_staged(self) -> bool:
+        """Whether the rows of a database take their way through files in a cloud."""
+        return any(getattr(self.settings, name, None) for name in ("external_stage", "external_data_source"))
+
+    @property
     def is_directory(self) -> bool:
         """Whether it has many files."""
         return self.place.endswith("/")

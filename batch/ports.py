@@ -199,3 +199,20 @@ class DatabaseAdapter(Protocol):
     ) -> AbstractAsyncContextManager[TableOutput]:
         """The table that *settings* name; seen to be there, or that it can be made, when entered."""
         ...
+
+
+@runtime_checkable
+class StagedDatabase(DatabaseAdapter, Protocol):
+    """A database whose rows may take their way through files in a cloud."""
+
+    def open_unload(
+        self, settings: Any, connection: Any, credentials: Credentials, leftovers: Leftovers, *, continues: bool
+    ) -> AbstractAsyncContextManager[Intake | TableIntake]:
+        """
+        The files that the rows were unloaded to, removed on leaving, however it is left.
+
+        Args:
+            leftovers: of unloads, which are noted before the output's own.
+            continues: read the files that a killed run left, if they are the whole of the same rows.
+        """
+        ...

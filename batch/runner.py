@@ -8,8 +8,9 @@ Whatever ends a run early leaves its state, and the same job continues from ther
 
 import json
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from batch.settings import Credentials
 from batch.state import identity_left, open_state
 from batch.state_place import check_place_for_errors, state_directory
 from batch.template_variables import RunTimes, variables_in
+from batch.unloads import NotedUnloads, noted_unloads
 from batch.writing import Writing
 
 __all__ = ["RunOptions", "http_client", "run_job"]
@@ -107,10 +109,19 @@ async def _reported(run: Run) -> Report:
     """Do it, and tell."""
     began = monotonic()
     check_place_for_errors(run.job, run.credentials.root)
-    async with open_intake(run.job, run.credentials) as intake:
-        run.info = await run.server.info()
-        outputs = await (_validated(run, intake) if run.options.validate else _scored(run, intake))
-        return _told(run, intake, outputs, monotonic() - began)
+    with _unloads(run) as unloads:
+        async with open_intake(run.job, run.credentials, unloads) as intake:
+            run.info = await run.server.info()
+            outputs = await (_validated(run, intake) if run.options.validate else _scored(run, intake))
+            return _told(run, intake, outputs, monotonic() - began)
+
+
+def _unloads(run: Run) -> AbstractContextManager[NotedUnloads | None]:
+    """Nothing is unloaded where few rows or none are read."""
+    if not run.job.intake_settings.is_staged or run.options.validate or run.options.limit is not None:
+        return nullcontext()
+    directory, restart = _state(run)
+    return noted_unloads(directory, continues=not restart and bool(identity_left(directory)))
 
 
 async def _validated(run: Run, intake: Intake | TableIntake) -> Sequence[str]:
@@ -126,8 +137,7 @@ async def _validated(run: Run, intake: Intake | TableIntake) -> Sequence[str]:
 
 
 async def _scored(run: Run, intake: Intake | TableIntake) -> Sequence[str]:
-    directory = state_directory(run.definition, run.options.state_dir or run.credentials.state_dir)
-    restart = run.options.restart or not run.job.resume
+    directory, restart = _state(run)
     state = await to_thread.run_sync(lambda: open_state(directory, _identity(run, intake), restart=restart))
     try:
         outputs = await Writing(run, intake, state).published()
@@ -136,6 +146,12 @@ async def _scored(run: Run, intake: Intake | TableIntake) -> Sequence[str]:
     finally:
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(state.close)
+
+
+def _state(run: Run) -> tuple[Path, bool]:
+    """Where the state is, and whether to begin anew."""
+    directory = state_directory(run.definition, run.options.state_dir or run.credentials.state_dir)
+    return directory, run.options.restart or not run.job.resume
 
 
 def _identity(run: Run, intake: Intake | TableIntake) -> dict[str, Any]:
