@@ -10,6 +10,8 @@ SMALLEST: Final = 4 * 1024
 AUTO: Final = MIB
 """Larger chunks were measured to be no faster, and take memory in proportion."""
 WANTED_SECONDS: Final = 5.0
+BYTES_PER_CELL: Final = 8
+"""A guess, for values that are no text yet."""
 
 
 @dataclass
@@ -31,6 +33,10 @@ class ChunkSize:
             return cls(adapts=chunk_size != "fixed")
         size = max(1, min(chunk_size, LARGEST))
         return cls(size, adapts=False, most=size)
+
+    def rows_of(self, n_columns: int) -> int:
+        """Rows of a chunk of values, of which only the number of columns is known."""
+        return self.rows or max(1, self.bytes // (BYTES_PER_CELL * max(1, n_columns)))
 
     def took(self, size: int, seconds: float) -> None:
         """A request of *size* bytes was answered."""

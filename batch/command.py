@@ -23,10 +23,10 @@ from typing import Any, Final
 import anyio
 import msgspec
 
+from batch.adapters import database_for
 from batch.addresses import refuse_link_local
-from batch.databases import DATABASES
 from batch.definition import Definition, read_definition
-from batch.errors import BatchError, JobAborted, JobError, JobRunning, StateMismatch
+from batch.errors import AdapterUnavailable, BatchError, JobAborted, JobError, JobRunning, StateMismatch
 from batch.job import Job, fingerprint, options_of
 from batch.logs import LOG, configure_logs, redacted
 from batch.progress import Counts, Lines, View, bar, progress_fields, shown, speed_of
@@ -37,6 +37,7 @@ from batch.rules import is_file_of, is_in_a_state
 from batch.runner import RunOptions, http_client, run_job
 from batch.scoring_client import ScoringClient
 from batch.settings import Credentials, credentials_from
+from batch.template_variables import RunTimes, missing_times
 from batch.writeback import WriteBack, announcement, api_root, written_back
 from model_repository.errors import ServingError
 
@@ -59,6 +60,7 @@ class Command:
     definition: Definition
     redact: Redactor
     serve: Serve
+    times: RunTimes
     counts: Counts = field(default_factory=Counts)
     report: Report | None = None
     """What was done, once there was something to do."""
@@ -73,7 +75,13 @@ class Command:
     def options(self) -> RunOptions:
         """What the arguments say to the engine."""
         given = self.arguments
-        return RunOptions(limit=given.limit, validate=given.validate, restart=given.restart, state_dir=given.state_dir)
+        return RunOptions(
+            limit=given.limit,
+            validate=given.validate,
+            restart=given.restart,
+            state_dir=given.state_dir,
+            times=self.times,
+        )
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ def run_command(arguments: argparse.Namespace, environ: Mapping[str, str], serve
 def _prepared(arguments: argparse.Namespace, environ: Mapping[str, str], serve: Serve) -> Command:
     """All that can be known to be wrong before anything is read or written."""
     problems: list[str] = []
-    credentials, definition = Credentials(), None
+    credentials, definition, times = Credentials(), None, RunTimes.now()
     try:
         credentials = credentials_from(environ)
     except JobError as error:
@@ -123,19 +131,24 @@ def _prepared(arguments: argparse.Namespace, environ: Mapping[str, str], serve: 
     try:
         definition = read_definition(arguments.job, served=arguments.serve is not None)
         problems += _not_available(definition.job)
+        times = RunTimes.now(definition.job.schedule)
+        problems += missing_times(definition.job, times)
     except JobError as error:
         problems += error.problems
     problems += _wrong_arguments(arguments, credentials, definition)
     if problems or definition is None:
         raise JobError(problems)
     secrets = (*credentials.secrets, *definition.secrets, *filter(None, [arguments.api_token]))
-    return Command(arguments, credentials, definition, Redactor(secrets), serve)
+    return Command(arguments, credentials, definition, Redactor(secrets), serve, times)
 
 
 def _not_available(job: Job) -> Iterator[str]:
     for name, store in (("intake_settings", job.intake_settings), ("output_settings", job.output_settings)):
-        if store.type in DATABASES:
-            yield f"{name}.type: {store.type} is not available yet"
+        if store.is_database:
+            try:
+                database_for(store.type)
+            except AdapterUnavailable as error:
+                yield f"{name}.type: {error}"
 
 
 def _wrong_arguments(

@@ -31,8 +31,10 @@ Statement = Annotated[
     StatementType, key("How rows are written: appended, matched, either, or into a table that is made for them.")
 ]
 CreateTable = Annotated[bool, key("Make the table if there is none.")]
-Stage = Annotated[str | None, key("Stage that the data takes its way through. Not set: plain JDBC.")]
-Source = Annotated[str | None, key("External data source that the data takes its way through. Not set: plain JDBC.")]
+Stage = Annotated[str | None, key("External stage that the rows take their way through. Not set: they go straight.")]
+Source = Annotated[
+    str | None, key("External data source that the rows take their way through. Not set: they go straight.")
+]
 Cloud = Annotated[CloudStorage, key("Store behind the stage.")]
 
 

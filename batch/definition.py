@@ -126,7 +126,8 @@ def _filled(
     settings = struct_from(declaration, raw, path, findings, others={*names, *ids})
     if settings is None:
         return None
-    return Store(type=kind, settings=settings, **{"format": _format_by_suffix(settings), **values})
+    store = Store(type=kind, settings=settings, **{"format": _format_by_suffix(settings), **values})
+    return msgspec.structs.replace(store, format="parquet") if store.is_staged else store
 
 
 def _format_by_suffix(settings: msgspec.Struct) -> Format:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from batch.databases import DATABASES
 from batch.declared import key, keys_of, refuse, shown_value
 from batch.redaction import Redactor
 from batch.schedule import Schedule
@@ -203,6 +204,21 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     def place(self) -> str:
         """Where it is, as its settings say it; nothing for a database."""
         return str(getattr(self.settings, "path", None) or getattr(self.settings, "url", ""))
+
+    @property
+    def table(self) -> str:
+        """The table of a database; nothing elsewhere."""
+        return getattr(self.settings, "table", None) or ""
+
+    @property
+    def is_database(self) -> bool:
+        """Whether it has rows rather than files."""
+        return self.type in DATABASES
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether the rows of a database take their way through files in a cloud."""
+        return any(getattr(self.settings, name, None) for name in ("external_stage", "external_data_source"))
 
     @property
     def is_directory(self) -> bool:

@@ -64,6 +64,8 @@ class Done:
     """Columns of the server's answers."""
     model: str | None = None
     """What the answers said of their model."""
+    check: int = 0
+    """Of the input before that place, as `Position.check`."""
 
     def entry(self) -> dict[str, Any]:
         """As it stands in the journal."""

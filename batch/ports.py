@@ -1,16 +1,16 @@
 """
-What the engine asks of a store: bytes in, bytes out, and nothing of formats, rows or HTTP.
+What the engine asks of a store: bytes in, bytes out, and nothing of formats, rows or HTTP. Databases have rows instead.
 
 An adapter is a module with the names of `Adapter`; nothing is inherited. Leaving ``open_output`` normally commits (a
 rename, the end of a multipart upload); leaving it by an exception or a cancellation leaves nothing behind: no partial
 object, no open upload, no temporary file.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -18,6 +18,8 @@ from batch.settings import Credentials
 
 Write = Callable[[bytes], Awaitable[None]]
 """Append these bytes; returns when more may be given."""
+WriteRows = Callable[[Any], Awaitable[None]]
+"""Append the rows of a ``pyarrow.Table``; returns when more may be given."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Intake(Protocol):
         ...
 
 
+@runtime_checkable
 class Output(Protocol):
     """A place that is filled in full or not at all."""
 
@@ -75,6 +78,51 @@ class Output(Protocol):
 
         Raises:
             OutputError: it cannot be written, on entering, writing or leaving.
+        """
+        ...
+
+
+@runtime_checkable
+class TableIntake(Protocol):
+    """Rows with types, as a cursor brings them; there is no text that they were read from."""
+
+    @property
+    def files(self) -> Sequence[SourceFile]:
+        """Exactly one, which stands for all rows; its name is for messages."""
+        ...
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Names, in order."""
+        ...
+
+    def batches(self) -> AsyncGenerator[Any, None]:
+        """
+        All rows as ``pyarrow.RecordBatch``, of any length, none empty; called once.
+
+        A continued run reads them again from the start and checks that they are the same in the same order.
+
+        Raises:
+            IntakeError: they cannot be read.
+        """
+        ...
+
+
+class TableOutput(Protocol):
+    """A table that takes all rows or none."""
+
+    def open_table(self, run: str) -> AbstractAsyncContextManager[WriteRows]:
+        """
+        Takes rows with types and names, always the same names; leaving normally commits.
+
+        A continued run gives all rows again from the first one. Those that the store has for good are then passed over:
+        it keeps how many they are together with them, under the name *run*.
+
+        Args:
+            run: names this run and its continuations, and no other; empty: it is never continued.
+
+        Raises:
+            OutputError: they cannot be written, on entering, writing or leaving.
         """
         ...
 
@@ -129,5 +177,42 @@ class Adapter(Protocol):
 
         Raises:
             OutputError: it cannot be written, or exists and may not be replaced.
+        """
+        ...
+
+
+class DatabaseAdapter(Protocol):
+    """
+    A module that reaches one kind of database; its keys are declared in `batch.databases`.
+
+    *connection* is the job's ``jdbc_settings``. The rest is as `Adapter` has it.
+    """
+
+    def open_intake(
+        self, settings: Any, connection: Any, credentials: Credentials
+    ) -> AbstractAsyncContextManager[Intake | TableIntake]:
+        """The rows that *settings* name, or files that they were unloaded to, in the format that the store says."""
+        ...
+
+    def open_output(
+        self, settings: Any, connection: Any, credentials: Credentials, leftovers: Leftovers = NOTHING_LEFT
+    ) -> AbstractAsyncContextManager[TableOutput]:
+        """The table that *settings* name; seen to be there, or that it can be made, when entered."""
+        ...
+
+
+@runtime_checkable
+class StagedDatabase(DatabaseAdapter, Protocol):
+    """A database whose rows may take their way through files in a cloud."""
+
+    def open_unload(
+        self, settings: Any, connection: Any, credentials: Credentials, leftovers: Leftovers, *, continues: bool
+    ) -> AbstractAsyncContextManager[Intake | TableIntake]:
+        """
+        The files that the rows were unloaded to, removed on leaving, however it is left.
+
+        Args:
+            leftovers: of unloads, which are noted before the output's own.
+            continues: read the files that a killed run left, if they are the whole of the same rows.
         """
         ...

@@ -4,6 +4,7 @@ One file of the output while it grows.
 Its bytes go to a spool first. On a local disk the spool lies beside the final name and is renamed to it in the end;
 elsewhere the bytes go to the store at the same time, through what makes the stored file of them (gzip, Parquet). A
 continued run replays the spool into a new file of the store, so nothing is scored again and the file is the same.
+For a database the spool holds the rows with their types.
 """
 
 import os
@@ -16,7 +17,7 @@ from anyio import to_thread
 
 from batch.errors import OutputError
 from batch.formats.streams import AsItIs, Finish
-from batch.ports import Output, Write
+from batch.ports import Output, TableOutput, Write
 from batch.spool import Spool
 from batch.state import State
 
@@ -64,7 +65,12 @@ class Product:
 
 @asynccontextmanager
 async def open_product(
-    output: Output, state: State, number: int, name: str | None, finish: Finish, partitions: Sequence[str] = ()
+    output: Output | TableOutput,
+    state: State,
+    number: int,
+    name: str | None,
+    finish: Finish,
+    partitions: Sequence[str] = (),
 ) -> AsyncIterator[Product]:
     """
     Product *number*, with all that an earlier run had of it; leaving normally publishes it.
@@ -76,24 +82,46 @@ async def open_product(
         OutputError: it cannot be written.
     """
     done = state.done.get(number)
-    final = output.local_path(name) if isinstance(finish, AsItIs) and not partitions else None
+    final = _local_path(output, name) if isinstance(finish, AsItIs) and not partitions else None
     spool = Spool(state.spool_path(number), done.spool.length if done else 0)
     async with AsyncExitStack() as stack:
         stack.callback(spool.close)
         product = Product(number, name, spool, state, final, finish=finish)
         if final is None:
-            product.write = await stack.enter_async_context(_opened(output, state, name, partitions))
+            product.write = await stack.enter_async_context(_opened(output, state, number, name, partitions))
             for block in spool.blocks():
                 await product.stored(block)
         yield product
         await product.close()
 
 
+def _local_path(output: Output | TableOutput, name: str | None) -> Path | None:
+    return output.local_path(name) if isinstance(output, Output) else None
+
+
 def _opened(
-    output: Output, state: State, name: str | None, partitions: Sequence[str]
+    output: Output | TableOutput, state: State, number: int, name: str | None, partitions: Sequence[str]
 ) -> AbstractAsyncContextManager[Write]:
+    if not isinstance(output, Output):
+        return _open_table(output, state, number)
     if not partitions:
         return output.open_file(name)
     from batch.partitions import open_partitions  # not before: pyarrow takes its time
 
     return open_partitions(output, state.directory / "partitions", partitions)
+
+
+@asynccontextmanager
+async def _open_table(output: TableOutput, state: State, number: int) -> AsyncIterator[Write]:
+    """Takes blocks of rows; once they are in the table for good, the spool is no longer needed, nor ever replayed."""
+    from batch.formats.parquet import Blocks  # not before: pyarrow takes its time
+
+    blocks = Blocks()
+    async with output.open_table(state.run) as write:
+
+        async def stored(data: bytes) -> None:
+            for table in blocks.tables(data):
+                await write(table)
+
+        yield stored
+    state.spool_path(number).unlink(missing_ok=True)

@@ -55,6 +55,8 @@ class Position:
     rows: int = 0
     lines: int = 0
     """Line ends before it."""
+    check: int = 0
+    """CRC-32 of all rows before it, where a store cannot tell that it was not changed."""
 
 
 START = Position()

@@ -15,6 +15,7 @@ from batch.adapters import TYPES, is_same_place
 from batch.databases import DATABASES
 from batch.job import Job, Store
 from batch.schedule import wrong_times
+from batch.template_variables import unknown_variables
 
 Problems = Iterator[tuple[str, str]]
 """Path of a key, and what is wrong with it."""
@@ -175,6 +176,10 @@ def _jdbc(job: Job) -> Problems:
                 yield f"jdbc_settings.{name}", "required with type 'jdbc'"
 
 
+def _variables(job: Job) -> Problems:
+    yield from unknown_variables(job)
+
+
 def _schedule(job: Job) -> Problems:
     if job.enabled and job.schedule is None:
         yield "schedule", "required where enabled is true"
@@ -201,5 +206,6 @@ RULES: Final[tuple[tuple[tuple[str, ...], Callable[[Job], Problems]], ...]] = (
     (("output_settings", "csv_formula_escape"), _formulas),
     (("intake_settings", "output_settings", "jdbc_settings"), _jdbc),
     (("enabled", "schedule"), _schedule),
+    (("intake_settings", "output_settings"), _variables),
 )
 """Fields -> what is asked of them together."""

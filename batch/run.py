@@ -17,7 +17,7 @@ from batch.expected_answer import most_bytes
 from batch.job import Job
 from batch.layout import OutputOptions
 from batch.model_info import feature_names, identity_of
-from batch.ports import Intake, SourceFile
+from batch.ports import Intake, SourceFile, TableIntake
 from batch.progress import Counts
 from batch.records import Records
 from batch.retries import RetryPolicy
@@ -25,6 +25,7 @@ from batch.scoring_client import TOO_LARGE, Answer, Refused, ScoringClient
 from batch.server_parameters import parameters_of
 from batch.settings import Credentials
 from batch.sources import Reading, Source, open_source
+from batch.template_variables import RunTimes, filled
 from batch.thresholds import relabelled
 
 
@@ -42,6 +43,8 @@ class RunOptions:
     """Where states are kept, instead of beside a local output or in the credentials' directory."""
     request_timeout: float = 120.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    times: RunTimes = field(default_factory=RunTimes.now)
+    """What the variables of a query stand for; a continued run has those of the run that it continues."""
 
 
 class Run:
@@ -50,7 +53,10 @@ class Run:
     def __init__(
         self, job: Job, credentials: Credentials, url: str, http: httpx.AsyncClient, options: RunOptions, counts: Counts
     ) -> None:
-        self.job = job
+        self.definition = job
+        """As it was written."""
+        self.job = filled(job, options.times)
+        """With the values of its variables."""
         self.credentials = credentials
         self.options = options
         self.counts = counts
@@ -92,7 +98,7 @@ class Run:
             partitions=job.output_settings.partition_columns,
         )
 
-    async def source(self, intake: Intake, number: int) -> Source:
+    async def source(self, intake: Intake | TableIntake, number: int) -> Source:
         """A file whose columns the model can take, as far as the server tells."""
         settings = self.job.csv_settings
         features = feature_names(self.info)

@@ -8,7 +8,8 @@ Whatever ends a run early leaves its state, and the same job continues from ther
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AbstractContextManager, AsyncExitStack, aclosing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -18,22 +19,24 @@ import anyio.lowlevel
 import httpx
 from anyio import to_thread
 
-from batch.adapters import adapter_for
 from batch.errors import BatchError, RowRefused, ScoringServerError
 from batch.expected_answer import expected_columns
 from batch.isolation import score_all
 from batch.job import Job, options_of
 from batch.layout import layout_for
 from batch.model_info import identity_of
-from batch.ports import Intake
+from batch.opening import open_intake, open_output
+from batch.ports import Intake, TableIntake
 from batch.progress import Counts
 from batch.records import START
 from batch.report import Report
 from batch.run import Run, RunOptions
 from batch.settings import Credentials
 from batch.sources import Source
-from batch.state import is_unfinished, open_state
+from batch.state import identity_left, is_unfinished, open_state
 from batch.state_place import check_place_for_errors, check_place_for_state, state_directory
+from batch.template_variables import RunTimes, variables_in
+from batch.unloads import NotedUnloads, noted_unloads
 from batch.writing import Writing, place_of
 
 __all__ = ["RunOptions", "http_client", "run_job"]
@@ -41,6 +44,7 @@ __all__ = ["RunOptions", "http_client", "run_job"]
 CONNECT_SECONDS: Final = 10.0
 ROWS_TRIED: Final = 10
 """So many rows are asked for to see whether a job is valid."""
+RUN_TIMES: Final = "times of the run"
 
 
 async def run_job(
@@ -70,7 +74,8 @@ async def run_job(
         raise ScoringServerError("prediction_endpoint: no server is known")
     async with AsyncExitStack() as stack:
         http = client if client is not None else await stack.enter_async_context(http_client(job, credentials))
-        run = Run(job, credentials, url, http, options or RunOptions(), counts or Counts())
+        options = await to_thread.run_sync(_with_times, job, credentials, options or RunOptions())
+        run = Run(job, credentials, url, http, options, counts or Counts())
         began = monotonic()
         try:
             await _done(run)
@@ -80,6 +85,15 @@ async def run_job(
             report = _told(run, monotonic() - began)
             ended(report)
         return report
+
+
+def _with_times(job: Job, credentials: Credentials, options: RunOptions) -> RunOptions:
+    """A continued run reads what the first one read, so its times are those of the first one."""
+    if options.restart or not job.resume or not any(variables_in(job)):
+        return options
+    left = identity_left(state_directory(job, options.state_dir or credentials.state_dir))
+    times = left.get(RUN_TIMES)
+    return options if times is None else replace(options, times=RunTimes.from_json(times))
 
 
 def http_client(job: Job, credentials: Credentials) -> httpx.AsyncClient:
@@ -108,32 +122,38 @@ def _leaves(error: BaseException) -> list[BaseException]:
 async def _done(run: Run) -> None:
     """What is wrong on our side is seen before the server is asked, which may take long."""
     check_place_for_errors(run.job, run.credentials.root)
-    directory = state_directory(run.job, run.options.state_dir or run.credentials.state_dir)
+    directory, restart = _state(run)
     if not is_unfinished(directory):  # else its output may be there already, and only its state knows
         await _look_at_output(run)
         check_place_for_state(directory)
-    intake_module = adapter_for(run.job.intake_settings.type)
-    async with intake_module.open_intake(run.job.intake_settings.settings, run.credentials) as intake:
-        run.files = intake.files
-        run.info = await run.server.info()
-        if run.options.validate:
-            await _validate(run, intake)
-            run.status = "VALIDATED"
-        else:
-            run.outputs = await _scored(run, intake, directory)
-            run.status = "COMPLETED"
+    with _unloads(run, directory, restart) as unloads:
+        async with open_intake(run.job, run.credentials, unloads) as intake:
+            run.files = intake.files
+            run.info = await run.server.info()
+            if run.options.validate:
+                await _validate(run, intake)
+                run.status = "VALIDATED"
+            else:
+                run.outputs = await _scored(run, intake, directory, restart)
+                run.status = "COMPLETED"
+
+
+def _unloads(run: Run, directory: Path, restart: bool) -> AbstractContextManager[NotedUnloads | None]:
+    """Nothing is unloaded where few rows or none are read."""
+    if not run.job.intake_settings.is_staged or run.options.validate or run.options.limit is not None:
+        return nullcontext()
+    return noted_unloads(directory, continues=not restart and bool(identity_left(directory)))
 
 
 async def _look_at_output(run: Run) -> None:
     """See that it can be written, and leave nothing."""
-    output = run.job.output_settings
     with anyio.CancelScope() as scope:
-        async with adapter_for(output.type).open_output(output.settings, run.credentials):
+        async with open_output(run.job, run.credentials):
             scope.cancel()  # leaving by a cancellation publishes nothing
             await anyio.lowlevel.checkpoint()
 
 
-async def _validate(run: Run, intake: Intake) -> None:
+async def _validate(run: Run, intake: Intake | TableIntake) -> None:
     """Look at the columns of every file, and ask the server for the first rows with all that the job wants."""
     sources = [await run.source(intake, number) for number in range(len(intake.files))]
     answered = await _tried(run, intake, sources)
@@ -142,7 +162,7 @@ async def _validate(run: Run, intake: Intake) -> None:
         layout_for(columns, sources[0].names, run.output_options())
 
 
-async def _tried(run: Run, intake: Intake, sources: Sequence[Source]) -> Sequence[str] | None:
+async def _tried(run: Run, intake: Intake | TableIntake, sources: Sequence[Source]) -> Sequence[str] | None:
     """The columns of the server's answer; None: there is no row."""
     for source in sources:
         async with aclosing(source.chunks(START)) as chunks:
@@ -156,8 +176,7 @@ async def _tried(run: Run, intake: Intake, sources: Sequence[Source]) -> Sequenc
     return None
 
 
-async def _scored(run: Run, intake: Intake, directory: Path) -> Sequence[str]:
-    restart = run.options.restart or not run.job.resume
+async def _scored(run: Run, intake: Intake | TableIntake, directory: Path, restart: bool) -> Sequence[str]:
     state = await to_thread.run_sync(lambda: open_state(directory, _identity(run, intake), restart=restart))
     try:
         outputs = await Writing(run, intake, state).published()
@@ -168,12 +187,21 @@ async def _scored(run: Run, intake: Intake, directory: Path) -> Sequence[str]:
             await to_thread.run_sync(state.close)
 
 
-def _identity(run: Run, intake: Intake) -> dict[str, Any]:
+def _state(run: Run) -> tuple[Path, bool]:
+    """Where the state is, and whether to begin anew."""
+    directory = state_directory(run.definition, run.options.state_dir or run.credentials.state_dir)
+    return directory, run.options.restart or not run.job.resume
+
+
+def _identity(run: Run, intake: Intake | TableIntake) -> dict[str, Any]:
     """What a continued run must agree with."""
     files = {f"input {file.name}": f"{file.size} bytes, version {file.version}" for file in intake.files}
     model = {"model": identity_of(run.info)}
     limit = {"--limit": run.options.limit} if run.options.limit is not None else {}
-    identity: dict[str, Any] = json.loads(json.dumps({**options_of(run.job), **files, **model, **limit}))
+    times = {RUN_TIMES: run.options.times.as_json()} if any(variables_in(run.definition)) else {}
+    identity: dict[str, Any] = json.loads(
+        json.dumps({**options_of(run.definition), **files, **model, **limit, **times})
+    )
     return identity
 
 

@@ -1,6 +1,7 @@
-"""When a job is due: five lists, as in a crontab. Read and checked here; the command does not run by it."""
+"""When a job is due: five lists, as in a crontab, in UTC. The command does not run by it, but can tell the times."""
 
 from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -18,6 +19,8 @@ FIELDS: Final = {
     "day_of_week": (0, 6, DAYS),
 }
 """Least, most, and the names that count from least."""
+_FAR: Final = 366 * 8 + 1
+"""Days within which even a 29th of February comes, over a century that has none."""
 
 Times = tuple[int | str, ...]
 
@@ -57,3 +60,56 @@ def _is_time(item: int | str, least: int, most: int, names: tuple[str, ...]) -> 
         if not (word.isascii() and word.isdigit() and len(word) <= 2):
             return False
     return least <= int(item) <= most
+
+
+def due_after(schedule: Schedule, moment: datetime) -> datetime | None:
+    """The first time of *schedule* after *moment*; None: it is never due."""
+    first = moment.astimezone(UTC).replace(second=0, microsecond=0) + timedelta(minutes=1)
+    for day in range(_FAR):
+        date = first.date() + timedelta(days=day)
+        for time in _times_of(schedule, date):
+            if time >= first:
+                return time
+    return None
+
+
+def due_before(schedule: Schedule, moment: datetime) -> datetime | None:
+    """The last time of *schedule* at or before *moment*."""
+    last = moment.astimezone(UTC)
+    for day in range(_FAR):
+        date = last.date() - timedelta(days=day)
+        for time in reversed(_times_of(schedule, date)):
+            if time <= last:
+                return time
+    return None
+
+
+def _times_of(schedule: Schedule, date: date) -> list[datetime]:
+    """All times of one day, in order."""
+    if not _is_day(schedule, date):
+        return []
+    hours, minutes = _numbers(schedule.hour, "hour"), _numbers(schedule.minute, "minute")
+    return [datetime(date.year, date.month, date.day, hour, minute, tzinfo=UTC) for hour in hours for minute in minutes]
+
+
+def _is_day(schedule: Schedule, date: date) -> bool:
+    """Days of the month and of the week add up where both are restricted."""
+    in_month = date.day in _numbers(schedule.day_of_month, "day_of_month")
+    in_week = date.isoweekday() % 7 in _numbers(schedule.day_of_week, "day_of_week")
+    either = schedule.day_of_month != ("*",) and schedule.day_of_week != ("*",)
+    is_day = in_month or in_week if either else in_month and in_week
+    return is_day and date.month in _numbers(schedule.month, "month")
+
+
+def _numbers(times: Times, field: str) -> list[int]:
+    """What a field means, in order."""
+    least, most, names = FIELDS[field]
+    if times == ("*",):
+        return list(range(least, most + 1))
+    return sorted({_number(item, least, names) for item in times})
+
+
+def _number(item: int | str, least: int, names: tuple[str, ...]) -> int:
+    word = str(item).lower()
+    named = [number for number, name in enumerate(names, least) if word in (name, name[:3])]
+    return named[0] if named else int(word)

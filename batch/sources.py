@@ -12,12 +12,10 @@ from batch.errors import IntakeError
 from batch.formats import jsonl
 from batch.formats.csv import CsvHeader, CsvRecords
 from batch.formats.streams import text_from
-from batch.ports import Intake, SourceFile
+from batch.ports import Intake, SourceFile, TableIntake
 from batch.records import START, Chunk, Position, Records
 
 BOM = b"\xef\xbb\xbf"
-BYTES_PER_CELL = 8
-"""A guess: how many rows of a Parquet file make a chunk."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Source:
     chunks: Callable[[Position], AsyncGenerator[Chunk, None]]
 
 
-async def open_source(intake: Intake, number: int, reading: Reading, size: ChunkSize) -> Source:
+async def open_source(intake: Intake | TableIntake, number: int, reading: Reading, size: ChunkSize) -> Source:
     """
     File *number* of the intake.
 
@@ -51,11 +49,16 @@ async def open_source(intake: Intake, number: int, reading: Reading, size: Chunk
         IntakeError: it cannot be read, or is not of its format.
     """
     file = intake.files[number]
+    if isinstance(intake, TableIntake):
+        from batch.formats.cursor import read_rows  # not before: pyarrow takes its time
+
+        table = intake
+        return Source(table.columns, lambda start: read_rows(table, start, size, reading.output, reading.features))
     if reading.format == "parquet":
         from batch.formats import parquet  # not before: pyarrow takes its time
 
         names = await parquet.schema_of(intake, file)
-        rows = size.rows or max(1, size.bytes // (BYTES_PER_CELL * max(1, len(names))))
+        rows = size.rows_of(len(names))
         return Source(
             names,
             lambda start: parquet.read_chunks(intake, number, start, rows, reading.output, reading.features),

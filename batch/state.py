@@ -10,6 +10,7 @@ The lock is the kernel's and ends with the process, so nothing stale can stand i
 
 import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class State:
     lock: int
     journal: int
     leftovers: "NotedLeftovers"
+    run: str = ""
+    """Names the run that began it, for stores that keep how much they have of it."""
     done: dict[int, Done] = field(default_factory=dict)
     """By product, the last good entry."""
     published: set[int] = field(default_factory=set)
@@ -106,6 +109,16 @@ def open_state(directory: Path, identity: Mapping[str, Any], *, restart: bool = 
         raise
 
 
+def identity_left(directory: Path) -> Mapping[str, Any]:
+    """The identity of the job that can be continued there; nothing if there is none."""
+    try:
+        entries, _ = entries_of((directory / JOURNAL).read_bytes())
+    except OSError:
+        return {}
+    identity: Mapping[str, Any] = entries[0].get("identity", {}) if any("done" in entry for entry in entries) else {}
+    return identity
+
+
 def _opened(directory: Path, identity: Mapping[str, Any], lock: int, *, restart: bool) -> State:
     path = directory / JOURNAL
     entries, taken = entries_of(path.read_bytes()) if path.exists() else ([], 0)
@@ -114,13 +127,13 @@ def _opened(directory: Path, identity: Mapping[str, Any], lock: int, *, restart:
         for old in directory.glob("spool-*"):
             old.unlink()
         kept: list[dict[str, Any]] = [{"leftover": token} for token in leftovers.found]
-        entries, taken = [{"identity": dict(identity)}, *kept], 0
+        entries, taken = [{"identity": dict(identity), "run": secrets.token_hex(16)}, *kept], 0
         path.unlink(missing_ok=True)
     elif differences := _differences(entries[0].get("identity", {}), identity):
         raise StateMismatch(f"the unfinished job in {directory} cannot be continued: {'; '.join(differences)}; {HINT}")
     journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.ftruncate(journal, taken)
-    state = State(directory, lock, journal, leftovers)
+    state = State(directory, lock, journal, leftovers, entries[0].get("run", ""))
     leftovers.state = state
     if not taken:
         for entry in entries:

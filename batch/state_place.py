@@ -33,7 +33,8 @@ def state_directory(job: Job, asked_for: Path | None) -> Path:
             raise OutputError(f"{path}: {(exc.strerror or str(exc)).lower()}: {place.parent}") from exc
         return place / ".resume" if str(path).endswith("/") else place.with_name(f".{place.name}.resume")
     settings = msgspec.to_builtins(output.settings)
-    text = json.dumps([output.type, output.format, settings], sort_keys=True, default=str)
+    server = job.jdbc_settings.url if job.jdbc_settings is not None and output.is_database else None
+    text = json.dumps([output.type, output.format, settings, *filter(None, [server])], sort_keys=True, default=str)
     return (asked_for or DEFAULT) / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

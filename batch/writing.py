@@ -11,7 +11,6 @@ from typing import Final
 
 from anyio import to_thread
 
-from batch.adapters import adapter_for
 from batch.errors import (
     IntakeError,
     ModelChanged,
@@ -27,8 +26,9 @@ from batch.isolation import Outcome, Problem, score_all
 from batch.journal import Done
 from batch.layout import Layout, layout_for
 from batch.model_info import labels_are_numbers
+from batch.opening import open_output
 from batch.pipeline import run_pipeline
-from batch.ports import Intake, Output
+from batch.ports import Intake, Output, TableIntake, TableOutput
 from batch.products import Product, open_product
 from batch.records import START, Chunk, Position
 from batch.run import Run
@@ -43,7 +43,7 @@ SYNC_SECONDS: Final = 1.0
 class Writing:
     """The output of a run, from the place where an earlier one ended."""
 
-    def __init__(self, run: Run, intake: Intake, state: State) -> None:
+    def __init__(self, run: Run, intake: Intake | TableIntake, state: State) -> None:
         self.run = run
         self.intake = intake
         self.state = state
@@ -70,20 +70,20 @@ class Writing:
             names = [None] if single else [f"part-{n:05d}.{settings.format}" for n in range(len(groups))]
             if set(range(len(groups))) - self.state.published:
                 leftovers: NotedLeftovers = self.state.leftovers
-                module = adapter_for(settings.type)
-                async with module.open_output(settings.settings, run.credentials, leftovers) as output:
+                async with open_output(run.job, run.credentials, leftovers) as output:
                     for number, files in enumerate(groups):
                         if number not in self.state.published:
                             await self._product(output, number, names[number], list(files))
             await to_thread.run_sync(self._publish_errors)
-            return [name or settings.place for name in names]
+            return [name or settings.place or settings.table for name in names]
         finally:
             self.errors.close()
 
-    async def _product(self, output: Output, number: int, name: str | None, files: Sequence[int]) -> None:
+    async def _product(self, output: Output | TableOutput, number: int, name: str | None, files: Sequence[int]) -> None:
         run, settings = self.run, self.run.job.output_settings
         parted = settings.partition_columns
-        finish = AsItIs() if parted else finish_for(settings.format, name or settings.place)
+        typed = parted or settings.is_database
+        finish = AsItIs() if typed else finish_for(settings.format, name or settings.place)
         async with open_product(output, self.state, number, name, finish, parted) as product:
             done = self.state.done.get(number)
             async with aclosing(self._chunks(files, done)) as chunks:
@@ -112,7 +112,7 @@ class Writing:
             if done is not None and number < done.file:
                 continue
             behind = done is not None and number == done.file
-            start = Position(done.offset, done.rows, done.lines) if done is not None and behind else START
+            start = Position(done.offset, done.rows, done.lines, done.check) if done is not None and behind else START
             async with aclosing(source.chunks(start)) as chunks:
                 async for chunk in chunks:
                     if limited := self._within_limit(chunk):
@@ -210,6 +210,7 @@ class Writing:
             synced=synced,
             answer=self.answer,
             model=self.run.server.model,
+            check=chunk.end.check,
         )
         self.state.note(done.entry(), sync=synced)
 
@@ -246,7 +247,7 @@ class Writing:
     def _writer(self) -> Writer:
         run = self.run
         return writer_for(
-            run.job.output_settings.format,
+            "parquet" if run.job.output_settings.is_database else run.job.output_settings.format,
             run.dialect,
             run.job.csv_settings,
             self.answer,
@@ -264,14 +265,14 @@ class Writing:
             publish_copy(self.errors, Path(errors.path))
 
 
-def place_of(intake: Intake, chunk: Chunk, row: int) -> str:
+def place_of(intake: Intake | TableIntake, chunk: Chunk, row: int) -> str:
     """Where a row of a chunk stands, for people."""
     line = chunk.records.line_of(row)
     place = "" if line is None else f" (line {chunk.start.lines + line + 1})"
     return f"{intake.files[chunk.file].name}, row {chunk.start.rows + row}{place}"
 
 
-def _total(intake: Intake) -> int | None:
+def _total(intake: Intake | TableIntake) -> int | None:
     sizes = [file.size for file in intake.files]
     zipped = any(is_gzip(file.name) for file in intake.files)  # what is read is counted unzipped
     return None if zipped or None in sizes else sum(size or 0 for size in sizes)

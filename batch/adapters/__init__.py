@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from batch.errors import AdapterUnavailable
-from batch.ports import Adapter
+from batch.ports import Adapter, DatabaseAdapter
 
 _MODULES: Final = MappingProxyType(
     {
@@ -26,6 +26,8 @@ _MODULES: Final = MappingProxyType(
 )
 TYPES: Final = tuple(_MODULES)
 """What may stand as ``type`` in intake_settings and output_settings."""
+_DATABASES: Final = frozenset({"snowflake"})
+"""Of `batch.databases.DATABASES`, those that can be reached; the module is called so, too."""
 _PLATFORM_ONLY: Final = frozenset(
     {"dataset", "dss", "dataStage", "bigquery", "databricks", "datasphere", "trino", "tableau"}
 )
@@ -41,6 +43,18 @@ def adapter_for(type_: str) -> Adapter:
     return cast(Adapter, _module(type_))
 
 
+def database_for(type_: str) -> DatabaseAdapter:
+    """
+    The adapter of a database of that ``type``.
+
+    Raises:
+        AdapterUnavailable: it cannot be reached yet, or its client is not installed.
+    """
+    if type_ not in _DATABASES:
+        raise AdapterUnavailable(f"{type_} is not available yet")
+    return cast(DatabaseAdapter, _imported(type_, type_))
+
+
 def is_same_place(intake_type: str, intake: Any, output_type: str, output: Any) -> bool:
     """Whether writing to *output* would change what *intake* reads, now or when the job is run again."""
     reads_from, selection = _module(intake_type).place(intake)
@@ -54,6 +68,10 @@ def _module(type_: str) -> Any:
     name = _MODULES.get(type_)
     if name is None:
         raise AdapterUnavailable(f"there is no type '{type_}'; the types are {', '.join(TYPES)}")
+    return _imported(type_, name)
+
+
+def _imported(type_: str, name: str) -> Any:
     try:
         return import_module(f"batch.adapters.{name}")
     except ModuleNotFoundError as exc:

@@ -151,6 +151,19 @@ async def open_intake(store: Store, text: str, part_bytes: int) -> AsyncIterator
         yield _Objects(store, {selection.relative(stored.key): stored for stored in found}, part_bytes, tasks)
 
 
+async def names_below(store: Store, directory: str) -> list[str]:
+    """Keys of all objects below *directory*, without opening any."""
+    with translated(store, directory, IntakeError):
+        return sorted([stored.key async for stored in store.list(directory)])
+
+
+async def remove_below(store: Store, directory: str) -> None:
+    """Remove all objects below *directory*, which ends in ``/``; raises `OutputError`."""
+    with translated(store, directory, OutputError):
+        for key in [stored.key async for stored in store.list(directory)]:
+            await store.delete(key)
+
+
 async def _found(store: Store, selection: Selection) -> Sequence[Stored]:
     if not selection.is_directory and (stored := await store.find(selection.text)):
         return [stored]

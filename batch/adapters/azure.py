@@ -106,6 +106,16 @@ async def open_output(
         yield output
 
 
+async def names_below(settings: IntakeSettings, credentials: Credentials) -> list[str]:
+    """The names below the URL."""
+    return await _objects.names_below(*_container(settings, credentials, IntakeError))
+
+
+async def remove_below(settings: OutputSettings, credentials: Credentials) -> None:
+    """Remove what is below the URL."""
+    await _objects.remove_below(*_container(settings, credentials, OutputError))
+
+
 @dataclass(frozen=True, repr=False)
 class _Account:
     """What a connection string says."""

@@ -97,6 +97,18 @@ async def open_output(
             yield output
 
 
+async def names_below(settings: IntakeSettings, credentials: Credentials) -> list[str]:
+    """The names below the URL."""
+    async with _bucket(settings, credentials, IntakeError) as store:
+        return await _objects.names_below(store, settings.name)
+
+
+async def remove_below(settings: OutputSettings, credentials: Credentials) -> None:
+    """Remove what is below the URL."""
+    async with _bucket(settings, credentials, OutputError) as store:
+        await _objects.remove_below(store, settings.name)
+
+
 @asynccontextmanager
 async def _bucket(
     settings: _Location, credentials: Credentials, error: type[BatchError], *, anonymous: bool = False

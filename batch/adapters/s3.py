@@ -166,6 +166,18 @@ async def open_output(
             yield output
 
 
+async def names_below(settings: IntakeSettings, credentials: Credentials) -> list[str]:
+    """The keys below the URL."""
+    async with _client(settings, credentials, IntakeError) as client:
+        return await _objects.names_below(_Bucket(client, settings.bucket), settings.key)
+
+
+async def remove_below(settings: OutputSettings, credentials: Credentials) -> None:
+    """Remove what is below the URL."""
+    async with _client(settings, credentials, OutputError) as client:
+        await _objects.remove_below(_Bucket(client, settings.bucket), settings.key)
+
+
 @asynccontextmanager
 async def _client(
     settings: _Location, credentials: Credentials, error: type[BatchError], *, anonymous: bool = False

@@ -346,10 +346,14 @@ class Blocks:
 
     def feed(self, data: bytes) -> None:
         """Take more."""
-        self._held += data
-        for table in self._whole():
+        for table in self.tables(data):
             self._tables.append(table)
             self._rows += table.num_rows
+
+    def tables(self, data: bytes) -> Iterator[pa.Table]:
+        """Take more; what is whole now as it came, instead of gathering it."""
+        self._held += data
+        yield from self._whole()
 
     def group(self) -> pa.Table | None:
         """The next whole group; None: not yet."""

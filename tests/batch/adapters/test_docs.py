@@ -11,6 +11,7 @@ from batch.declared import keys_of
 from batch.definition import definition_from
 
 PAGES = sorted((Path(__file__).parents[3] / "docs/batch").glob("*.md"))
+DATABASE_PAGES = ["snowflake"]
 STORES = {"filesystem": "filesystem", "s3": "s3", "azure": "azure", "gcs": "gcp", "http": "http"}
 
 
@@ -36,3 +37,11 @@ def test_every_key_is_on_the_page(name: str) -> None:
     missing = {row.names[0] for row in keys if not row.ignored and row.names[0] not in page_of(name)}
 
     assert not missing - {"region"}
+
+
+@pytest.mark.parametrize("name", DATABASE_PAGES)
+def test_jobs_of_databases(name: str) -> None:
+    """Their keys stand in docs/batch/job-definition.md."""
+    blocks = re.findall(r"```json\n(.*?)```", page_of(name), re.DOTALL)
+    jobs = [definition_from(json.loads(block)).job for block in blocks]
+    assert {job.output_settings.type for job in jobs} == {name}
