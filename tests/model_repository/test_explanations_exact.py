@@ -1,7 +1,6 @@
 """SHAP values of compiled models against the shap library, and strengths by exemplars against scoring them one by one."""
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRe
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
-from threadpoolctl import threadpool_limits
 
 from model_repository.explanations import Explainer, ExplanationOptions
 from model_repository.explanations.leaves import Forest
@@ -49,13 +47,6 @@ NUMBERS = ["age", "income", "debt", "score"]
 TEXTS = ["city", "zip"]
 SHAP = ExplanationOptions("shap", None)
 XEMP = ExplanationOptions("xemp", None)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Fitting 500 rows on several threads takes ten times as long: they wait for each other."""
-    with threadpool_limits(1, "openmp"):
-        yield
 
 
 @pytest.fixture(scope="module")
