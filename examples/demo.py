@@ -49,6 +49,7 @@ def main() -> int:
     say("1. Train a scikit-learn pipeline and package it")
     run("python", str(HERE / "train.py"), str(PACKAGE), str(PATIENTS))
     run("prediction-api", "package", "inspect", str(PACKAGE))
+    run("prediction-api", "package", "report", str(PACKAGE), "-o", str(WORK / "report.html"))
 
     say("2. Serve the package")
     port = free_port()

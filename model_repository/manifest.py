@@ -52,6 +52,14 @@ class PlanMember(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     arrays: str
 
 
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    """How well some rows are predicted."""
+
+    rows: int
+    values: dict[str, float]
+    """By name: see `metrics.metrics_of`."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The whole manifest; unknown fields are ignored, so that a newer writer can add some."""
 
@@ -76,6 +84,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Member with the rows and figures that explanations need."""
     exposure: str | None = None
     """Regression of a rate: the numeric input column that a prediction is multiplied by to be the adjusted one."""
+    metrics: Metrics | None = None
+    """Of the golden rows, where the sample had their outcomes. For people: nothing depends on them."""
 
     @property
     def schema(self) -> Schema:

@@ -1,4 +1,4 @@
-"""``prediction-api package``: make, look at, verify and sign packages."""
+"""``prediction-api package``: make, look at, verify, show and sign packages."""
 
 import argparse
 import contextlib
@@ -107,6 +107,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     verify.set_defaults(package_command=_verify)
 
+    report = commands.add_parser("report", help="write a page that shows the model to people")
+    report.add_argument("file", type=Path, metavar="FILE")
+    report.add_argument(
+        "--allow-pickle", action="store_true", help="load an estimator that is stored as a pickle, which runs its code"
+    )
+    report.add_argument("-o", "--output", type=Path, required=True, metavar="REPORT.html")
+    report.set_defaults(package_command=_report)
+
     sign = commands.add_parser("sign", help="sign a package, in place of any signature that it has")
     sign.add_argument("file", type=Path, metavar="FILE")
     sign.add_argument("--key", type=Path, required=True, metavar="PRIVATE.pem", help="an Ed25519 key, as keygen makes")
@@ -206,6 +214,17 @@ def _verify(args: argparse.Namespace) -> int:
             "estimator", lambda: estimator_runtime(package, pickle_allowed=args.allow_pickle), golden, package
         )
     return EXIT_OK if good else EXIT_REFUSED
+
+
+def _report(args: argparse.Namespace) -> int:
+    from model_repository.model_card import model_card
+    from model_repository.repository import load_model
+
+    page = model_card(load_model(args.file, pickle_allowed=args.allow_pickle))
+    with replacing(args.output) as part:
+        part.write_text(page, encoding="utf-8", errors="replace")
+    _print(f"{args.output}: {len(page.encode(errors='replace')):,} bytes")
+    return EXIT_OK
 
 
 def _sign(args: argparse.Namespace) -> int:

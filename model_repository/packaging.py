@@ -25,9 +25,11 @@ from model_repository.manifest import (
     EstimatorMember,
     GoldenRows,
     Manifest,
+    Metrics,
     PlanMember,
     Serializer,
 )
+from model_repository.metrics import metrics_of
 from model_repository.mlpkg import Package, replacing, write_package
 from model_repository.plan import plan_members
 from model_repository.predictions import ClassLabel, Target
@@ -96,7 +98,8 @@ def create_package(
     estimator_bytes = dump_estimator(fitted, serializer)
     features = [described(raw[column]) for column in columns]
     usable = _usable_rows(raw, features, predictions)
-    golden = _golden_rows(fitted, raw, features, usable, described_target, predictions, expects)
+    chosen = _golden_places(raw, features, usable, described_target, predictions)
+    golden = _golden_rows(fitted, raw.iloc[chosen], features, described_target, predictions[chosen], expects)
     copy = load_estimator(estimator_bytes, serializer, pickle_allowed=True)
     features = _with_limits(features, golden, copy, described_target, expects)
     manifest = Manifest(
@@ -113,6 +116,7 @@ def create_package(
         reference=REFERENCE_NAME if reference else None,
         exposure=exposure,
         timeseries=None if timeseries is None else timeseries[0],
+        metrics=_golden_metrics(sample, chosen, described_target, predictions),
     )
     contents = {GOLDEN_NAME: msgspec.json.encode(golden), manifest.estimator.member: estimator_bytes}
     if timeseries is not None:
@@ -170,26 +174,39 @@ def _usable_rows(raw: pd.DataFrame, features: list[Feature], predictions: FloatA
     return usable
 
 
+def _golden_places(
+    raw: pd.DataFrame, features: list[Feature], usable: NDArray[np.bool_], target: Target, predictions: FloatArray
+) -> list[int]:
+    """Usable rows that stand for the sample: every class and every missing feature if they fit, the rest spread."""
+    wanted = [predictions.argmax(axis=1) == place for place in range(target.n_outputs if target.class_labels else 0)]
+    wanted += [raw[feature.name].isna().to_numpy() for feature in features]
+    return _covering(np.flatnonzero(usable), wanted)
+
+
 def _golden_rows(
     fitted: Any,
-    raw: pd.DataFrame,
+    rows: pd.DataFrame,
     features: list[Feature],
-    usable: NDArray[np.bool_],
     target: Target,
     predictions: FloatArray,
     expects: Expects,
 ) -> GoldenRows:
-    """Usable rows that stand for the sample: every class and every missing feature if they fit, the rest spread."""
-    places = np.flatnonzero(usable)
-    wanted = [predictions.argmax(axis=1) == place for place in range(target.n_outputs if target.class_labels else 0)]
-    wanted += [raw[feature.name].isna().to_numpy() for feature in features]
-    chosen = _covering(places, wanted)
-    rows = raw.iloc[chosen]
     labels = None
     if target.class_labels is not None:
         labels = np.asarray(fitted.predict(rows.to_numpy() if expects == "array" else rows)).ravel().tolist()
     cells: dict[str, list[RawCell]] = {feature.name: raw_cells(rows[feature.name], feature) for feature in features}
-    return GoldenRows(columns=cells, values=predictions[chosen].tolist(), labels=labels)
+    return GoldenRows(columns=cells, values=predictions.tolist(), labels=labels)
+
+
+def _golden_metrics(sample: pd.DataFrame, chosen: list[int], target: Target, predictions: FloatArray) -> Metrics | None:
+    """``None`` where the sample has no outcomes to compare with."""
+    if target.name not in sample.columns:
+        return None
+    try:
+        values = metrics_of(sample[target.name].iloc[chosen].tolist(), predictions[chosen], target)
+    except (TypeError, ValueError):  # the outcomes of the sample are not of the model's kind
+        return None
+    return Metrics(rows=len(chosen), values=values) if values else None
 
 
 def _covering(places: np.ndarray, wanted: Sequence[np.ndarray]) -> list[int]:

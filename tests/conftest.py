@@ -1,6 +1,6 @@
 """Small real packages for every test, made once per session."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from threadpoolctl import threadpool_limits
 
 from model_repository import create_package
 from model_repository.manifest import Manifest
@@ -35,6 +36,13 @@ class Packaged:
     def inputs(self) -> pd.DataFrame:
         """The sample's feature columns, as the estimator takes them."""
         return self.sample[self.manifest.schema.names]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Of OpenMP, in this process: with a few hundred rows several only wait for each other, for seconds on a busy machine."""
+    with threadpool_limits(1, "openmp"):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -88,9 +96,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, people: pd.DataFrame) -> Call
 
     def make(name: str, estimator: Any, target: str, **options: Any) -> Packaged:
         outcome = people.get(target)
-        estimator.fit(people[INPUTS], outcome)
         sample = people[INPUTS] if outcome is None else people[[*INPUTS, target]]
         path = tmp_path_factory.mktemp(name) / f"{name}.mlpkg"
+        estimator.fit(people[INPUTS], outcome)
         return Packaged(path, estimator, sample, create_package(path, estimator, sample, target=target, **options))
 
     return make

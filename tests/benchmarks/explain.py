@@ -1,5 +1,5 @@
 """
-What explanations cost, in process, on one thread, beside the shap library:  python -m tests.benchmarks.explain
+What explanations cost beside the shap library, in process and over HTTP:  python -m tests.benchmarks.explain [--quick]
 
 Models and packages come from ``.tools/bench``, as for the other benchmarks; what was packaged there without reference
 rows is packaged anew.
@@ -9,6 +9,8 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy: for every library alike
 
+import json
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -24,17 +26,32 @@ from model_repository.csv_codec import read_csv_rows, read_csv_tables
 from model_repository.explanations import ExplanationOptions
 from model_repository.repository import Model, load_model
 from model_repository.tables import Rows, Table
-from tests.benchmarks.inputs import CATEGORIES, NUMBERS, SAMPLE_ROWS, TARGET, TRAINING_ROWS, csv, dataset, subjects
+from tests.benchmarks.inputs import (
+    CATEGORIES,
+    NUMBERS,
+    SAMPLE_ROWS,
+    TARGET,
+    TRAINING_ROWS,
+    Subject,
+    csv,
+    dataset,
+    records,
+    subjects,
+)
+from tests.benchmarks.peers import Question
+from tests.benchmarks.processes import answer_of, free_ports, serving
+from tests.benchmarks.serve_shap import coded, common_explainer
 
 FOLDER = Path(".tools/bench")
 ROWS = 1000
 
 
 def main() -> None:
-    """Measure and print a table."""
-    rows = dataset(ROWS, seed=2)[NUMBERS + CATEGORIES]
+    """Measure and print two tables."""
+    n_rows = 100 if "--quick" in sys.argv[1:] else ROWS
+    rows = dataset(n_rows, seed=2)[NUMBERS + CATEGORIES]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    print(f"| model | what | {ROWS} rows, ms | of plain scoring | 1 row, ms |\n|---|---|---|---|---|")
+    print(f"| model | what | {n_rows} rows, ms | of plain scoring | 1 row, ms |\n|---|---|---|---|---|")
     for subject in subjects(FOLDER):
         model = load_model(subject.package)
         if model.reference is None:
@@ -51,8 +68,52 @@ def main() -> None:
             ("all by SHAP", ExplanationOptions("shap", None)),
         ):
             line(subject.name, what, ours(model, many, ask, 3), plain, ours(model, one, ask, 20))
+        of_anything(subject, rows, plain)
         if hasattr(subject.estimator[-1], "_predictors"):
             shap_of_trees(subject.name, subject.estimator, rows, model, many, plain)
+    print("\n| model | 1 row over HTTP | ms |\n|---|---|---|")
+    for subject in subjects(FOLDER):
+        over_http(subject, rows.dropna().head(1))
+
+
+def of_anything(subject: Subject, rows: Any, plain: float) -> None:
+    """What most people write: ``shap.Explainer(pipeline.predict_proba, background)``; of few rows, and counted up."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        explainer, texts = common_explainer(subject.estimator)
+        matrix = coded(rows, texts)
+        single = best(lambda: explainer(matrix[:1], silent=True), 2)
+        few = best(lambda: explainer(matrix[:4], silent=True), 1)
+    line(subject.name, f"shap.Explainer(predict_proba), {len(rows) // 4} x 4 rows", few * len(rows) / 4, plain, single)
+
+
+def over_http(subject: Subject, row: Any) -> None:
+    """The best of many requests for one row and its three strongest reasons, each on a connection of its own."""
+    question = Question("/", "application/json", json.dumps(records(row)).encode())
+    port = free_ports(1)
+    settings = {"MODEL_REPOSITORY_PATH": str(subject.package), "HOST": "127.0.0.1", "HTTP_PORT": str(port)}
+    ours = [sys.executable, "-m", "prediction_api", "serve"]
+    theirs = [sys.executable, "-m", "tests.benchmarks.serve_shap", str(port), str(subject.pickle)]
+
+    def ask(path: str, times: int) -> float:
+        def once() -> None:
+            status, body = answer_of("POST", port, path, question)
+            assert status == 200, body
+
+        return best(once, times)
+
+    with serving(ours, port, "/ping", {f"PREDICTION_API_{name}": value for name, value in settings.items()}):
+        asked = {
+            "this server, plain": ask("/predictions", 200),
+            "this server, xemp": ask("/predictions?maxExplanations=3", 200),
+            "this server, shap": ask("/predictions?maxExplanations=3&explanationAlgorithm=shap", 200),
+        }
+    with serving(theirs, port, "/ping", {}):
+        asked["an app with shap.Explainer(predict_proba)"] = ask("/common", 3)
+        if hasattr(subject.estimator[-1], "_predictors"):
+            asked["an app with shap.TreeExplainer"] = ask("/trees", 100)
+    for what, seconds in asked.items():
+        print(f"| {subject.name} | {what} | {seconds * 1e3:.2f} |", flush=True)
 
 
 def shap_of_trees(name: str, estimator: Pipeline, rows: Any, model: Model, table: Table, plain: float) -> None:

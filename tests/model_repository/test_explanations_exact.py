@@ -1,7 +1,7 @@
 """SHAP values of compiled models against the shap library, and strengths by exemplars against scoring them one by one."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRe
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
-from threadpoolctl import threadpool_limits
 
 from model_repository.explanations import Explainer, ExplanationOptions
 from model_repository.explanations.leaves import Forest
@@ -49,13 +48,6 @@ NUMBERS = ["age", "income", "debt", "score"]
 TEXTS = ["city", "zip"]
 SHAP = ExplanationOptions("shap", None)
 XEMP = ExplanationOptions("xemp", None)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Fitting 500 rows on several threads takes ten times as long: they wait for each other."""
-    with threadpool_limits(1, "openmp"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +136,24 @@ class Case:
     tolerance: float = 1e-8
 
 
+Fitted = Callable[[Case], tuple[Any, Model]]
+
+
+@pytest.fixture(scope="module")
+def fitted(rows: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """The estimator of a case and its packaged model, made once for all tests that want it."""
+    made: dict[int, tuple[Any, Model]] = {}
+
+    def make(case: Case) -> tuple[Any, Model]:
+        key = id(case.estimator)
+        if key not in made:
+            estimator = make_pipeline(case.before(), case.estimator)
+            made[key] = estimator, packaged(tmp_path_factory.mktemp("case"), estimator, rows, case.kind)
+        return made[key]
+
+    return make
+
+
 few: dict[str, Any] = {"n_estimators": 20, "random_state": 0}
 quiet: dict[str, Any] = {"n_estimators": 25, "verbose": -1, "n_jobs": 1, "min_child_samples": 5}
 CASES = {
@@ -169,17 +179,16 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_trees_agree_with_the_shap_library(case: Case, rows: pd.DataFrame, tmp_path: Path):
+def test_trees_agree_with_the_shap_library(case: Case, rows: pd.DataFrame, fitted: Fitted):
     """Per raw feature: the library's values of the columns, summed."""
-    estimator = make_pipeline(case.before(), case.estimator)
-    model = packaged(tmp_path, estimator, rows, case.kind)
-    inputs = rows[NUMBERS + TEXTS]
+    estimator, model = fitted(case)
+    inputs = rows[NUMBERS + TEXTS].iloc[:150]  # the library takes its time over deep trees
     table = table_of(model, inputs)
 
     found = model.explainer.explain(table, model.runtime.predict(table), SHAP)
 
     values, base, columns = library_values(estimator, inputs)
-    expected = np.zeros((N_ROWS, len(model.manifest.features)))
+    expected = np.zeros((len(inputs), len(model.manifest.features)))
     for place, column in enumerate(columns):
         expected[:, model.manifest.schema.names.index(raw_feature(column))] += values[:, place]
     assert model.explainer.is_exact
@@ -202,9 +211,9 @@ def margins(model: Model, table: Table) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", EXACT.values(), ids=EXACT)
-def test_everything_adds_up_and_exemplars_are_what_scoring_says(case: Case, rows: pd.DataFrame, tmp_path: Path):
+def test_everything_adds_up_and_exemplars_are_what_scoring_says(case: Case, rows: pd.DataFrame, fitted: Fitted):
     """Base, strengths and rest are the margin; a strength by exemplars is the margin minus the mean with it exchanged."""
-    model = packaged(tmp_path, make_pipeline(case.before(), case.estimator), rows, case.kind)
+    _, model = fitted(case)
     sent = rows[NUMBERS + TEXTS].iloc[:60].copy()
     sent.loc[sent.index[::7], "zip"] = "elsewhere"
     table = table_of(model, sent)
