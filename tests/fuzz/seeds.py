@@ -20,14 +20,27 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from model_repository import create_package
 from model_repository.mlpkg import Package
 
-TABLES: Final = [b"1,true,x,y\n", b'"1","","a,b",\n,,,\n', b"1,0,x,\xc3\xa9\r\n2,1,\"two\nlines\",k\r\n" * 40, b"nan,t,NA,1e5\r"]
+TABLES: Final = [
+    b"1,true,x,y\n",
+    b'"1","","a,b",\n,,,\n',
+    b'1,0,x,\xc3\xa9\r\n2,1,"two\nlines",k\r\n' * 40,
+    b"nan,t,NA,1e5\r",
+]
 WORDS: Final = {
     "csv": ['"', '""', ",", "\n", "\r\n", "\r", "NA", "nan", "inf", "true", "1e400", "\0", "\ufeff"],
     "json": ['[{"n":', "},{", '"b":true', "null", '\\"', "\\ud800", "1e999", "[[[[", '{"s":"'],
     "manifest": ['"format_version":', '"features":[', '"target":{', '"type":"', '"members":[', "null", "1e999", "NaN"],
     "config": ["prediction_threshold:", "deployment_id:", "&a", "*a", "!!python/object:", "<<:", "? ", "- "],
     "plan": ['"indptr":', '"leaf":', '"blocks":[', '"model":{', "-1", "1e308", "null", '"type":"trees"'],
-    "estimator": ['"__class__":', '"__module__":', '"__loader__":', '"__id__":', '"ObjectNode"', '"posix"', '"content":'],
+    "estimator": [
+        '"__class__":',
+        '"__module__":',
+        '"__loader__":',
+        '"__id__":',
+        '"ObjectNode"',
+        '"posix"',
+        '"content":',
+    ],
 }
 
 
@@ -43,7 +56,9 @@ def seeds() -> dict[str, list[bytes]]:
         "csv": csv,
         "csv-header": [b"\0n,b,s,k\n" + table for table in TABLES],
         "estimator": [members["schema.json"] for _, members in packages],
-        "json": [b"\x40" + json.dumps([{"n": 1, "b": True, "s": "x"}, {"n": None, "k": [{}]}] * n).encode() for n in (1, 9)],
+        "json": [
+            b"\x40" + json.dumps([{"n": 1, "b": True, "s": "x"}, {"n": None, "k": [{}]}] * n).encode() for n in (1, 9)
+        ],
         "manifest": [members["manifest.json"] for _, members in packages],
         "plan": [_framed(members["plan.json"], members["plan.bin"]) for _, members in packages],
     }
