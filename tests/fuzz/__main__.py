@@ -125,10 +125,15 @@ def _many(directory: Path, package: Path) -> Path:
     return root
 
 
-def _output(*arguments: str) -> tuple[int, str]:
+def _output(*arguments: str, place: Path | None = None) -> tuple[int, str]:
     """Status and words of a Python module."""
     done = subprocess.run(
-        [sys.executable, "-m", *arguments], env=dict(_environment()), capture_output=True, text=True, errors="replace"
+        [sys.executable, "-m", *arguments],
+        cwd=place,
+        env=dict(_environment()),
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
     return done.returncode, done.stdout + done.stderr
 
