@@ -65,7 +65,7 @@ defences: .venv/dev.stamp  ## take each defence away and see its tests fail (an 
 
 lock: .venv/dev.stamp  ## resolve constraints.txt anew, keeping what still fits (UPGRADE=--upgrade for the newest)
 	$(BIN)/python -m pip install -q 'uv>=0.9'
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group dev \
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group dev --group fuzz \
 		--no-header --no-annotate --quiet $(UPGRADE) --output-file constraints.txt
 	sed -i "s/ and sys_platform == 'linux'//; s/ ; sys_platform == 'linux'//" constraints.txt
 

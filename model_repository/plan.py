@@ -383,7 +383,7 @@ def _check_trees(trees: Trees, width: int) -> None:
     _require(_is(trees.base, "f", -1) and len(trees.base) > 0, "base")
     for name in ("feature", "left", "right", "missing_left"):
         _require(_is(getattr(trees, name), "iu", n_nodes), f"trees: {name}")
-    _require(_is(trees.roots, "i", -1) and _within(trees.roots, n_nodes), "roots")
+    _require(_is(trees.roots, "i", -1) and len(trees.roots) > 0 and _within(trees.roots, n_nodes), "roots")
     ids = np.arange(n_nodes)
     leaf = trees.left == ids
     _require(bool(((trees.right == ids) == leaf).all()), "a leaf with a child")

@@ -39,6 +39,12 @@ _ERRORS: Final = {
     "500": "The model failed.",
     "503": "The server starts, ends or has too many requests; try again.",
 }
+_OF_DEPLOYMENTS: Final = {
+    "401": "The management token is missing or wrong.",
+    "403": "Management is switched off, or the request comes from a page of another origin.",
+    "404": "No deployment has this id.",
+    "409": "The repository cannot be written.",
+}
 
 
 def openapi_document(manifest: Manifest, max_body_bytes: int, base: str = "") -> JsonObject:
@@ -79,22 +85,25 @@ def openapi_of_many() -> JsonObject:
         },
         "paths": {
             "/deployments": {
-                "get": _get("What is deployed.", "application/json", {"type": "object"})
-                | {"parameters": [_in_query("limit"), _in_query("offset")]}
+                "get": _get("What is deployed.", "application/json", {"type": "object"}, "422")
+                | {"parameters": [_in_query("limit", 1), _in_query("offset", 0)]}
             },
             "/deployments/{id}": {"parameters": [_ID], "post": _UPLOAD, "delete": _DELETE},
             "/deployments/{id}/predictions": {
                 "parameters": [_ID],
-                "post": {"summary": "Score rows", "responses": {"200": {"description": "The predictions."}}},
+                "post": _SCORE,
             },
             "/deployments/{id}/info": {
                 "parameters": [_ID],
-                "get": _get("The model.", "application/json", {"type": "object"}),
+                "get": _get("The model.", "application/json", {"type": "object"}, "404", "422", "503"),
             },
             "/info": {"get": _get("This server.", "application/json", {"type": "object"})},
             **_SERVER_ROUTES,
         },
-        "components": {"schemas": {"Error": _ERROR}, "responses": {"503": _error(_ERRORS["503"])}},
+        "components": {
+            "schemas": {"Error": _ERROR},
+            "responses": {status: _error(about) for status, about in (_ERRORS | _OF_DEPLOYMENTS).items()},
+        },
     }
 
 
@@ -266,9 +275,13 @@ def _predict(manifest: Manifest) -> JsonObject:
                     },
                 },
             },
-            **{status: {"$ref": f"#/components/responses/{status}"} for status in _ERRORS},
+            **_refer_to(*_ERRORS),
         },
     }
+
+
+def _refer_to(*statuses: str) -> JsonObject:
+    return {status: {"$ref": f"#/components/responses/{status}"} for status in statuses}
 
 
 def _parameter(row: Parameter) -> JsonObject:
@@ -282,11 +295,9 @@ def _parameter(row: Parameter) -> JsonObject:
     }
 
 
-def _get(about: str, media_type: str, schema: JsonObject, *, unready: bool = False) -> JsonObject:
-    responses: JsonObject = {"200": {"description": about, "content": {media_type: {"schema": schema}}}}
-    if unready:
-        responses["503"] = {"$ref": "#/components/responses/503"}
-    return {"summary": about, "responses": responses}
+def _get(about: str, media_type: str, schema: JsonObject, *errors: str) -> JsonObject:
+    success = {"200": {"description": about, "content": {media_type: {"schema": schema}}}}
+    return {"summary": about, "responses": success | _refer_to(*errors)}
 
 
 def _error(about: str) -> JsonObject:
@@ -296,12 +307,12 @@ def _error(about: str) -> JsonObject:
     }
 
 
-def _in_query(name: str) -> JsonObject:
-    return {"name": name, "in": "query", "schema": {"type": "integer", "minimum": 0}}
+def _in_query(name: str, least: int) -> JsonObject:
+    return {"name": name, "in": "query", "schema": {"type": "integer", "minimum": least}}
 
 
 _SERVER_ROUTES: Final = {
-    "/ping": {"get": _get("200 when the server can score, else 503.", "application/json", _PONG, unready=True)},
+    "/ping": {"get": _get("200 when the server can score, else 503.", "application/json", _PONG, "503")},
     "/livez": {"get": _get("200 as long as the process runs.", "application/json", {"type": "object"})},
     "/metrics": {"get": _get("Counters of all workers for Prometheus.", "text/plain", {"type": "string"})},
 }
@@ -323,6 +334,7 @@ _UPLOAD: Final = {
                     "type": "object",
                     "properties": {"file": {"type": "string"}, "config": {"type": "string"}},
                     "required": ["file"],
+                    "additionalProperties": False,
                 }
             },
         },
@@ -330,16 +342,34 @@ _UPLOAD: Final = {
     "responses": {
         "200": {"description": "Replaced."},
         "201": {"description": "Deployed."},
-        "401": _error("The management token is missing or wrong."),
-        "403": _error("Management is switched off, or the request comes from a page of another origin."),
-        "409": _error("The repository cannot be written."),
+        "400": _error("A multipart body without a part file, or with others than file and config."),
+        **_refer_to("401", "403", "409"),
         "413": _error("The package is too large."),
         "415": _error("Neither application/octet-stream nor multipart/form-data, or compressed."),
         "422": _error("The id, the package or its configuration is not valid."),
+        **_refer_to("503"),
         "507": _error("There is no room for it."),
     },
 }
-_DELETE: Final = {"summary": "Remove a deployment.", "responses": {"204": {"description": "Removed."}}}
+_DELETE: Final = {
+    "summary": "Remove a deployment.",
+    "responses": {"204": {"description": "Removed."}} | _refer_to("401", "403", "404", "409", "422"),
+}
+_TABLE: Final = {"schema": {"type": "string"}}
+_SCORE: Final = {
+    "summary": "Score rows",
+    "description": "Columns, parameters and answers stand in GET /deployments/{id}/openapi.json.",
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"type": "array", "minItems": 1, "items": {"type": "object"}}},
+            "text/csv": _TABLE,
+            "text/plain": _TABLE,
+            "multipart/form-data": {"schema": {"type": "object"}},
+        },
+    },
+    "responses": {"200": {"description": "The predictions."}} | _refer_to(*_ERRORS, "404"),
+}
 
 
 def _as_csv(row: dict[str, Any]) -> str:

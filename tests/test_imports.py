@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,10 @@ def third_party_imports() -> dict[str, set[str]]:
     """Top-level module -> the files that import it."""
     found: dict[str, set[str]] = {}
     for package in PACKAGES:
-        for path in (ROOT / package).rglob("*.py"):
+        spec = find_spec(package)
+        assert spec
+        assert spec.origin
+        for path in Path(spec.origin).parent.rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 names: list[str] = []
                 if isinstance(node, ast.Import):
@@ -52,7 +56,7 @@ def third_party_imports() -> dict[str, set[str]]:
                 for name in names:
                     top = name.partition(".")[0]
                     if top not in sys.stdlib_module_names and top not in PACKAGES:
-                        found.setdefault(top, set()).add(str(path.relative_to(ROOT)))
+                        found.setdefault(top, set()).add(str(path))
     return found
 
 

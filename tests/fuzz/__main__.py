@@ -23,8 +23,6 @@ from tests.prediction_api.server_process import serving
 FOUND: Final = Path(".tools/fuzz")
 HANGS_AFTER_SECONDS: Final = 20
 MOST_MEGABYTES: Final = 2048
-ONE_MODEL: Final = "single-model server"
-MANY_MODELS: Final = "multi-model server"
 
 
 def main() -> int:
@@ -103,7 +101,14 @@ def _openapi(name: str, seconds: int) -> tuple[int, str, str]:
             base = f"http://127.0.0.1:{server.port}"
             status, log = _output(
                 *("schemathesis.cli", "fuzz", f"{base}/openapi.json", f"--max-time={seconds}", "--continue-on-failure"),
-                *("--checks=all", "--request-timeout=20", "--suppress-health-check=all", "--warnings=off"),
+                # A schema cannot say which values a model takes, nor that a column must stand in some row.
+                *(
+                    "--checks=all",
+                    "--exclude-checks=positive_data_acceptance",
+                    "--request-timeout=20",
+                    "--suppress-health-check=all",
+                    "--warnings=off",
+                ),
             )
             log += server.log
             is_alive = server.status_of("/ping") == 200
@@ -120,10 +125,15 @@ def _many(directory: Path, package: Path) -> Path:
     return root
 
 
-def _output(*arguments: str) -> tuple[int, str]:
+def _output(*arguments: str, place: Path | None = None) -> tuple[int, str]:
     """Status and words of a Python module."""
     done = subprocess.run(
-        [sys.executable, "-m", *arguments], env=dict(_environment()), capture_output=True, text=True, errors="replace"
+        [sys.executable, "-m", *arguments],
+        cwd=place,
+        env=dict(_environment()),
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
     return done.returncode, done.stdout + done.stderr
 

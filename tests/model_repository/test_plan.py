@@ -171,6 +171,13 @@ def test_any_damaged_plan_is_refused_or_scores(
         pass
 
 
+def test_a_forest_without_trees_is_refused(forest: tuple[bytes, bytes]) -> None:
+    document = json.loads(forest[0])
+    document["model"]["roots"]["shape"] = [0]
+    with pytest.raises(InvalidPackage, match="roots"):
+        plan_from(json.dumps(document).encode(), forest[1], SCHEMA, PRICE)
+
+
 def test_a_chain_deeper_than_any_real_tree_is_refused() -> None:
     """A million steps for one row would be an attack on everybody else's latency."""
     n = 30_001
