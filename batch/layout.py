@@ -12,6 +12,8 @@ ROW_ID: Final = "row_id"
 PREDICTION: Final = "_PREDICTION"
 TEXTS: Final = ("_FEATURE_NAME", "_ACTUAL_VALUE", "_QUALITATIVE_STRENGTH")
 """Ends of names of columns that are text in every model."""
+FORECAST_POINT: Final = "FORECAST_POINT"
+"""Column of forecasts; the series, if there are several, stands before it, and the time behind it: all text."""
 
 
 @dataclass(frozen=True)
@@ -124,5 +126,7 @@ def text_columns(answer: Sequence[str], *, numeric_labels: bool) -> frozenset[in
     """Places of the answer's columns that are text; all others are numbers."""
     label = label_place(answer)
     labels = {label, *(place for place, name in enumerate(answer) if name == "POSITIVE_CLASS")} - {None}
+    of_forecasts = range(answer.index(FORECAST_POINT) + 2) if FORECAST_POINT in answer[:2] else ()
     texts = {place for place, name in enumerate(answer) if name.endswith(TEXTS)}
+    texts |= set(of_forecasts)
     return frozenset(place for place in texts | (set() if numeric_labels else labels) if place is not None)

@@ -1,6 +1,7 @@
 """What one run knows and learns: its job, the server, how large requests may be."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from batch.progress import Counts
 from batch.records import Records
 from batch.retries import RetryPolicy
 from batch.scoring_client import TOO_LARGE, Answer, Refused, ScoringClient
+from batch.series import SeriesColumns
 from batch.server_parameters import parameters_of
 from batch.settings import Credentials
 from batch.sources import Reading, Source, open_source
@@ -61,6 +63,8 @@ class Run:
         settings = job.csv_settings
         self.dialect = Dialect("\t" if settings.delimiter == "tab" else settings.delimiter, settings.quotechar)
         self.info: dict[str, Any] | None = None
+        self.series: SeriesColumns | None = None
+        """Where the model is a time series."""
         self.seconds_writing = 0.0
 
     def output_options(self) -> OutputOptions:
@@ -77,6 +81,12 @@ class Run:
             partitions=job.output_settings.partition_columns,
         )
 
+    def columns_to_pass(self, columns: Sequence[str], answer: Sequence[str]) -> Sequence[str]:
+        """Those of the input; where all are copied, without those that stand in every forecast already."""
+        if self.series is None or not self.job.passthrough_columns_set:
+            return columns
+        return [name for name in columns if name not in answer]
+
     async def source(self, intake: Intake, number: int) -> Source:
         """A file whose columns the model can take, as far as the server tells."""
         settings = self.job.csv_settings
@@ -90,7 +100,8 @@ class Run:
                 f"{intake.files[number].name}: columns that stand there twice: {', '.join(map(repr, twice))}"
             )
         if source.names and self.job.intake_settings.format != "jsonl":
-            missing = [name for name in features or () if name not in source.names]
+            optional = self.series.optional if self.series is not None else ()
+            missing = [name for name in features or () if name not in source.names and name not in optional]
             if missing:
                 raise IntakeError(f"{intake.files[number].name}: missing columns: {', '.join(missing)}")
         return source

@@ -25,6 +25,7 @@ from batch.ports import Intake
 from batch.progress import Counts
 from batch.report import Report
 from batch.run import Run, RunOptions
+from batch.series_run import prepare_series
 from batch.settings import Credentials
 from batch.state import open_state
 from batch.state_place import check_place_for_errors, state_directory
@@ -97,6 +98,7 @@ async def _reported(run: Run) -> Report:
     intake_module = adapter_for(run.job.intake_settings.type)
     async with intake_module.open_intake(run.job.intake_settings.settings, run.credentials) as intake:
         run.info = await run.server.info()
+        await prepare_series(run, intake)
         outputs = await (_validated(run, intake) if run.options.validate else _scored(run, intake))
         return _told(run, intake, outputs, monotonic() - began)
 
@@ -108,7 +110,7 @@ async def _validated(run: Run, intake: Intake) -> Sequence[str]:
         async with output_module.open_output(run.job.output_settings.settings, run.credentials):
             sources = [await run.source(intake, number) for number in range(len(intake.files))]
             if sources[0].names and (columns := answer_columns(run.info)):
-                layout_for(columns, sources[0].names, run.output_options())
+                layout_for(columns, run.columns_to_pass(sources[0].names, columns), run.output_options())
             scope.cancel()  # leaving by a cancellation publishes nothing
             await anyio.lowlevel.checkpoint()
     return ()
@@ -116,7 +118,8 @@ async def _validated(run: Run, intake: Intake) -> Sequence[str]:
 
 async def _scored(run: Run, intake: Intake) -> Sequence[str]:
     directory = state_directory(run.job, run.options.state_dir or run.credentials.state_dir)
-    restart = run.options.restart or not run.job.resume
+    # A place inside of a file is no beginning of a series: jobs of series start over.
+    restart = run.options.restart or not run.job.resume or run.series is not None
     state = await to_thread.run_sync(lambda: open_state(directory, _identity(run, intake), restart=restart))
     try:
         outputs = await Writing(run, intake, state).published()

@@ -78,9 +78,9 @@ class Traffic:
         self.statuses[reason] = self.statuses.get(reason, 0) + 1
 
 
-def answer_limit(body: bytes) -> int:
+def answer_limit(body: bytes, answers_per_row: int = 1) -> int:
     """No honest answer to *body* is longer."""
-    return 10 * len(body) + 1024 * 1024
+    return 10 * len(body) * answers_per_row + 1024 * 1024
 
 
 class ScoringClient:
@@ -105,6 +105,13 @@ class ScoringClient:
         self.model: str | None = None
         """The model of all answers, where the server tells; set by a continued run to that of the run before."""
         self.traffic = Traffic()
+        self._forecasts: int | None = None
+
+    def expect_forecasts(self, most: int, parameters: Mapping[str, str]) -> None:
+        """The model is a time series: a row has up to so many answers, or none; and *parameters* are asked as well."""
+        self._forecasts = most
+        others = [(name, value) for name, value in self._parameters if name not in parameters]
+        self._parameters = [*others, *parameters.items()]
 
     async def info(self) -> dict[str, Any] | None:
         """
@@ -136,7 +143,7 @@ class ScoringClient:
 
         def check(status: int, content: bytes, received: httpx.Headers) -> None:
             if status == httpx.codes.OK:
-                answers.append(_answer_from(content, received, len(records)))
+                answers.append(_answer_from(content, received, None if self._forecasts else len(records)))
 
         parameters = [] if plain else self._parameters
         status, content, received = await self._asked("POST", "/predictions", body, headers, check, parameters)
@@ -221,7 +228,7 @@ class ScoringClient:
                 async with self._http.stream(
                     method, self._url(page), content=body, params=list(parameters), headers={**HEADERS, **headers}
                 ) as response:
-                    content = await _limited(response, answer_limit(body))
+                    content = await _limited(response, answer_limit(body, self._forecasts or 1))
                     return response.status_code, content, response.headers
         except TimeoutError as exc:
             raise _Unusable(f"no whole answer within {self._timeout:g} s") from exc
@@ -245,7 +252,7 @@ async def _limited(response: httpx.Response, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _answer_from(content: bytes, headers: httpx.Headers, n_rows: int) -> Answer:
+def _answer_from(content: bytes, headers: httpx.Headers, n_rows: int | None) -> Answer:
     kind = headers.get("content-type", "")
     if not kind.startswith("text/csv"):
         raise _Unusable(f"the answer is {kind or 'of no type'}, expected text/csv: {_message(content)}")
@@ -254,7 +261,7 @@ def _answer_from(content: bytes, headers: httpx.Headers, n_rows: int) -> Answer:
         names = tuple(WIRE.cells(header))
     except (ValueError, MalformedCsv) as exc:
         raise _Unusable(f"the answer is no CSV: {exc}") from exc
-    if len(lines) != n_rows:
+    if n_rows is not None and len(lines) != n_rows:
         raise _Unusable(f"{len(lines)} predictions came for {n_rows} rows")
     return Answer(names, lines)
 
