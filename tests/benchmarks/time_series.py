@@ -52,7 +52,9 @@ def main() -> None:
     """Measure and print."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     rows = history()
-    fit_time_series_package(FOLDER / "m.mlpkg", rows[: 100 * DAYS], SeriesSettings(**SETTINGS), estimator=LinearRegression())
+    fit_time_series_package(
+        FOLDER / "m.mlpkg", rows[: 100 * DAYS], SeriesSettings(**SETTINGS), estimator=LinearRegression()
+    )
     model = load_model(FOLDER / "m.mlpkg")
     seconds, values = forecast_all(model, rows)
     peer = of_peer(rows, model)
@@ -109,7 +111,9 @@ def coefficients(model: Model) -> dict[str, float]:
     """Of the linear model, by feature, and its intercept under no name."""
     with Package.open(FOLDER / "m.mlpkg") as package:
         estimator = load_estimator(package.member(model.manifest.estimator.member), "skops")
-    return dict(zip(model.manifest.schema.names, estimator.coef_.tolist(), strict=True)) | {"": float(estimator.intercept_)}
+    return dict(zip(model.manifest.schema.names, estimator.coef_.tolist(), strict=True)) | {
+        "": float(estimator.intercept_)
+    }
 
 
 def of_peer(rows: pd.DataFrame, model: Model) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -36,14 +37,15 @@ class Given(RegressorMixin, BaseEstimator):
 def main(history: str, model: str) -> None:
     """Forecast, check the columns, measure."""
     warnings.simplefilter("ignore")
-    with open(model) as file:
-        asked = json.load(file)
+    asked = json.loads(Path(model).read_text())
     table = pd.read_csv(history, parse_dates=["day"]).rename(columns={"shop": "unique_id", "day": "ds", "sales": "y"})
     forecast = MLForecast(
         models={"given": Given(asked["coefficients"], asked["intercept"])},
         freq="D",
         lags=asked["lags"],
-        lag_transforms={1: [ROLLING[name](window_size=length) for length in asked["windows"] for name in asked["statistics"]]},
+        lag_transforms={
+            1: [ROLLING[name](window_size=length) for length in asked["windows"] for name in asked["statistics"]]
+        },
     )
     forecast.fit(table, static_features=[], max_horizon=asked["horizon"])
     seconds = []

