@@ -14,6 +14,8 @@ PREDICTION: Final = "_PREDICTION"
 OUTLIER: Final = "IS_OUTLIER_PREDICTION"
 TEXTS: Final = re.compile(r"^CLASS_\d+$|_(?:FEATURE_NAME|ACTUAL_VALUE|QUALITATIVE_STRENGTH)$")
 """Names of columns that are text in every model: of explanations, the class, the feature, its value, the symbol."""
+FORECAST_POINT: Final = "FORECAST_POINT"
+"""Column of forecasts; the series, if there are several, stands before it, and the time behind it: all text."""
 
 
 @dataclass(frozen=True)
@@ -126,5 +128,7 @@ def text_columns(answer: Sequence[str], *, numeric_labels: bool) -> frozenset[in
     """Places of the answer's columns that are text; all others are numbers."""
     label = label_place(answer)
     labels = {label, *(place for place, name in enumerate(answer) if name == "POSITIVE_CLASS")} - {None}
+    of_forecasts = range(answer.index(FORECAST_POINT) + 2) if FORECAST_POINT in answer[:2] else ()
     texts = {place for place, name in enumerate(answer) if name == OUTLIER or TEXTS.search(name)}
+    texts |= set(of_forecasts)
     return frozenset(place for place in texts | (set() if numeric_labels else labels) if place is not None)

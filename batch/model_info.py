@@ -33,6 +33,15 @@ def labels_are_numbers(info: Info) -> bool:
 
 def answer_columns(info: Info) -> tuple[str, ...] | None:
     """The columns that the server answers with where no options ask for more."""
+    columns = _prediction_columns(info)
+    series = (info or {}).get("timeseries")
+    if columns is None or not series:
+        return columns
+    before = [series["seriesColumnName"]] if series.get("seriesColumnName") else []
+    return (*before, "FORECAST_POINT", series["datetimeColumnName"], "FORECAST_DISTANCE", *columns)
+
+
+def _prediction_columns(info: Info) -> tuple[str, ...] | None:
     target = _target(info)
     name, kind = target.get("name"), target.get("type")
     if kind == "Anomaly":

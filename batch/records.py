@@ -21,6 +21,18 @@ class Records(Protocol):
         """Rows *start* to *stop*."""
         ...
 
+    def take(self, rows: Sequence[int]) -> Self:
+        """These rows, in this order; one may be taken many times."""
+        ...
+
+    def followed_by(self, other: Self) -> Self:
+        """These rows, then others of the same file."""
+        ...
+
+    def texts(self, names: Sequence[str]) -> list[list[str]]:
+        """By row, these columns as a server reads them; nothing for a missing value."""
+        ...
+
     def request(self) -> tuple[bytes, str]:
         """A body that asks for the predictions of these rows, and its content type."""
         ...
@@ -73,3 +85,9 @@ class Chunk:
     records: Records
     size: int
     """About how many bytes a request for it has."""
+    rows: Sequence[int] | None = None
+    """By record, which row from the start it is; None: one after another."""
+
+    def row(self, record: int) -> int:
+        """Where in the file a record stands."""
+        return self.start.rows + (record if self.rows is None else self.rows[record])

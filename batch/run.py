@@ -1,7 +1,7 @@
 """What one run knows and learns: its job, the server, how large requests may be."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,10 @@ from batch.layout import OutputOptions
 from batch.model_info import feature_names, identity_of
 from batch.ports import Intake, SourceFile, TableIntake
 from batch.progress import Counts
-from batch.records import Records
+from batch.records import Chunk, Position, Records
 from batch.retries import RetryPolicy
 from batch.scoring_client import TOO_LARGE, Answer, Refused, ScoringClient
+from batch.series import SeriesColumns, whole_series
 from batch.server_parameters import parameters_of
 from batch.settings import Credentials
 from batch.sources import Reading, Source, open_source
@@ -82,6 +83,8 @@ class Run:
         """What was published."""
         self.status = "ABORTED"
         """As the report has it."""
+        self.series: SeriesColumns | None = None
+        """Where the model is a time series."""
         self.seconds_writing = 0.0
 
     def output_options(self) -> OutputOptions:
@@ -98,6 +101,17 @@ class Run:
             partitions=job.output_settings.partition_columns,
         )
 
+    def columns_to_pass(self, columns: Sequence[str], answer: Sequence[str]) -> Sequence[str]:
+        """Those of the input; where all are copied, without those that stand in every forecast already."""
+        if self.series is None or not self.job.passthrough_columns_set:
+            return columns
+        return [name for name in columns if name not in answer]
+
+    def chunks(self, source: Source, start: Position, file: str) -> AsyncGenerator[Chunk, None]:
+        """Of one file; of a time series, whole series."""
+        found = source.chunks(start)
+        return whole_series(found, self.series, file) if self.series is not None and source.names else found
+
     async def source(self, intake: Intake | TableIntake, number: int) -> Source:
         """A file whose columns the model can take, as far as the server tells."""
         settings = self.job.csv_settings
@@ -111,7 +125,8 @@ class Run:
                 f"{intake.files[number].name}: columns that stand there twice: {', '.join(map(repr, twice))}"
             )
         if source.names and self.job.intake_settings.format != "jsonl":
-            missing = [name for name in features or () if name not in source.names]
+            optional = self.series.optional if self.series is not None else ()
+            missing = [name for name in features or () if name not in source.names and name not in optional]
             if missing:
                 raise IntakeError(f"{intake.files[number].name}: missing columns: {', '.join(missing)}")
         return source

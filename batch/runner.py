@@ -21,7 +21,7 @@ from anyio import to_thread
 
 from batch.errors import BatchError, RowRefused, ScoringServerError
 from batch.expected_answer import expected_columns
-from batch.isolation import score_all
+from batch.isolation import Outcome, score_all
 from batch.job import Job, options_of
 from batch.layout import layout_for
 from batch.model_info import identity_of
@@ -31,6 +31,8 @@ from batch.progress import Counts
 from batch.records import START
 from batch.report import Report
 from batch.run import Run, RunOptions
+from batch.series import score_series
+from batch.series_run import prepare_series
 from batch.settings import Credentials
 from batch.sources import Source
 from batch.state import identity_left, is_unfinished, open_state
@@ -130,6 +132,7 @@ async def _done(run: Run) -> None:
         async with open_intake(run.job, run.credentials, unloads) as intake:
             run.files = intake.files
             run.info = await run.server.info()
+            await prepare_series(run, intake)
             if run.options.validate:
                 await _validate(run, intake)
                 run.status = "VALIDATED"
@@ -159,16 +162,21 @@ async def _validate(run: Run, intake: Intake | TableIntake) -> None:
     answered = await _tried(run, intake, sources)
     columns = answered or expected_columns(run.job, run.info)
     if sources[0].names and columns:
-        layout_for(columns, sources[0].names, run.output_options())
+        layout_for(columns, run.columns_to_pass(sources[0].names, columns), run.output_options())
 
 
 async def _tried(run: Run, intake: Intake | TableIntake, sources: Sequence[Source]) -> Sequence[str] | None:
     """The columns of the server's answer; None: there is no row."""
-    for source in sources:
-        async with aclosing(source.chunks(START)) as chunks:
+    for number, source in enumerate(sources):
+        async with aclosing(run.chunks(source, START, intake.files[number].name)) as chunks:
             async for chunk in chunks:
-                rows = chunk.records.part(0, min(ROWS_TRIED, len(chunk.records)))
-                outcome = await score_all(rows, run.ask, isolate=not run.job.disable_row_level_error_handling)
+                outcome: Outcome
+                if run.series is not None:
+                    outcome = series = await score_series(chunk.records, run.series, run.ask)
+                    chunk = series.chunk_of(chunk)
+                else:
+                    rows = chunk.records.part(0, min(ROWS_TRIED, len(chunk.records)))
+                    outcome = await score_all(rows, run.ask, isolate=not run.job.disable_row_level_error_handling)
                 if outcome.problems and run.policy.at_first:
                     row, problem = min(outcome.problems.items())
                     raise RowRefused(f"{place_of(intake, chunk, row)}: {problem.message}")
@@ -177,6 +185,8 @@ async def _tried(run: Run, intake: Intake | TableIntake, sources: Sequence[Sourc
 
 
 async def _scored(run: Run, intake: Intake | TableIntake, directory: Path, restart: bool) -> Sequence[str]:
+    # A place inside of a file is no beginning of a series: jobs of series start over.
+    restart = restart or run.series is not None
     state = await to_thread.run_sync(lambda: open_state(directory, _identity(run, intake), restart=restart))
     try:
         outputs = await Writing(run, intake, state).published()

@@ -124,6 +124,13 @@ class ScoringClient:
         self.model: str | None = None
         """The model of all answers, where the server tells; set by a continued run to that of the run before."""
         self.traffic = Traffic()
+        self._forecasts: int | None = None
+
+    def expect_forecasts(self, most: int, parameters: Mapping[str, str]) -> None:
+        """The model is a time series: a row has up to so many answers, or none; and *parameters* are asked as well."""
+        self._forecasts = most
+        others = [(name, value) for name, value in self._parameters if name not in parameters]
+        self._parameters = [*others, *parameters.items()]
 
     async def info(self) -> dict[str, Any] | None:
         """
@@ -155,7 +162,7 @@ class ScoringClient:
 
         def check(status: int, content: bytes, received: httpx.Headers) -> None:
             if status == httpx.codes.OK:
-                answers.append(_answer_from(content, received, len(records)))
+                answers.append(_answer_from(content, received, None if self._forecasts else len(records)))
 
         limit, parameters = self._limit(body, records), [] if plain else self._parameters
         question = _Question("POST", "/predictions", limit, body, headers, parameters, check)
@@ -230,7 +237,7 @@ class ScoringClient:
                         **({"content-length": str(len(question.body))} if question.body else {}),
                     },
                 ) as response:
-                    content = await _limited(response, question.limit)
+                    content = await _limited(response, question.limit * (self._forecasts or 1))
                     return response.status_code, content, response.headers
         except TimeoutError as exc:
             raise _Unusable(f"no whole answer within {self._timeout:g} s") from exc
@@ -260,7 +267,7 @@ async def _limited(response: httpx.Response, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _answer_from(content: bytes, headers: httpx.Headers, n_rows: int) -> Answer:
+def _answer_from(content: bytes, headers: httpx.Headers, n_rows: int | None) -> Answer:
     kind = headers.get("content-type", "")
     if not kind.startswith("text/csv"):
         raise _Unusable(f"the answer is {kind or 'of no type'}, expected text/csv: {_message(content)}")
@@ -269,7 +276,7 @@ def _answer_from(content: bytes, headers: httpx.Headers, n_rows: int) -> Answer:
         names = tuple(WIRE.cells(header))
     except (ValueError, MalformedCsv) as exc:
         raise _Unusable(f"the answer is no CSV: {exc}") from exc
-    if len(lines) != n_rows:
+    if n_rows is not None and len(lines) != n_rows:
         raise _Unusable(f"{len(lines)} predictions came for {n_rows} rows")
     return Answer(names, lines)
 

@@ -32,6 +32,7 @@ from batch.ports import Intake, Output, TableIntake, TableOutput
 from batch.products import Product, open_product
 from batch.records import START, Chunk, Position
 from batch.run import Run
+from batch.series import SeriesOutcome, score_series
 from batch.sources import Source
 from batch.spool import Spool, publish_copy
 from batch.state import NotedLeftovers, State, open_errors
@@ -113,7 +114,7 @@ class Writing:
                 continue
             behind = done is not None and number == done.file
             start = Position(done.offset, done.rows, done.lines, done.check) if done is not None and behind else START
-            async with aclosing(source.chunks(start)) as chunks:
+            async with aclosing(self.run.chunks(source, start, self.intake.files[number].name)) as chunks:
                 async for chunk in chunks:
                     if limited := self._within_limit(chunk):
                         run.counts.rows_read += len(limited.records)
@@ -140,6 +141,8 @@ class Writing:
 
     async def _score(self, chunk: Chunk) -> Outcome:
         run, began = self.run, monotonic()
+        if run.series is not None:
+            return await score_series(chunk.records, run.series, run.ask)
         outcome = await score_all(
             chunk.records,
             run.ask,
@@ -153,6 +156,8 @@ class Writing:
     async def _write(self, product: Product, chunk: Chunk, outcome: Outcome) -> None:
         """One chunk's rows; the only place where anything is written."""
         began = monotonic()
+        if isinstance(outcome, SeriesOutcome):
+            chunk = outcome.chunk_of(chunk)
         if outcome.problems:
             self._judge(chunk, outcome)
         data = await to_thread.run_sync(self._spooled, product, chunk, outcome)
@@ -183,7 +188,11 @@ class Writing:
         for row, problem in sorted(outcome.problems.items()):
             self.errors.append(self._error_line(chunk, row, problem))
         counts.rows_failed += len(problems)
-        counts.rows_scored += n_rows - len(problems)
+        if isinstance(outcome, SeriesOutcome):
+            counts.rows_skipped += outcome.skipped
+            counts.rows_scored += outcome.scored
+        else:
+            counts.rows_scored += n_rows - len(problems)
         counts.bytes_read += chunk.size
         counts.bytes_written += len(data)
         self._note(product, chunk)
@@ -218,7 +227,7 @@ class Writing:
         line = chunk.records.line_of(row)
         entry = {
             "file": self.intake.files[chunk.file].name,
-            "row": chunk.start.rows + row,
+            "row": chunk.row(row),
             "line": None if line is None else chunk.start.lines + line + 1,
             "code": problem.code,
             "message": problem.message,
@@ -241,7 +250,8 @@ class Writing:
         if not self.answer:
             raise ScoringServerError("no row was scored, and the server does not tell its model's columns on /info")
         if self.layout is None:
-            self.layout = layout_for(self.answer, self.columns, self.run.output_options())
+            columns = self.run.columns_to_pass(self.columns, self.answer)
+            self.layout = layout_for(self.answer, columns, self.run.output_options())
         return self.layout
 
     def _writer(self) -> Writer:
@@ -269,7 +279,7 @@ def place_of(intake: Intake | TableIntake, chunk: Chunk, row: int) -> str:
     """Where a row of a chunk stands, for people."""
     line = chunk.records.line_of(row)
     place = "" if line is None else f" (line {chunk.start.lines + line + 1})"
-    return f"{intake.files[chunk.file].name}, row {chunk.start.rows + row}{place}"
+    return f"{intake.files[chunk.file].name}, row {chunk.row(row)}{place}"
 
 
 def _total(intake: Intake | TableIntake) -> int | None:

@@ -1,5 +1,6 @@
 """
-The whole way in one go: train, package, serve, ask, stop; first one model, then many; then a whole file in batch.
+The whole way in one go: train, package, serve, ask, stop; first one model, then many; then a whole file in batch; then
+a model that forecasts.
 
 Run by `make demo`; with --keep-serving by `make run`. Every line that starts with "$" is a command that you can type
 yourself.
@@ -25,6 +26,7 @@ WORK = Path(".demo")
 PACKAGE = WORK / "model" / "diabetes.mlpkg"
 MODELS = WORK / "models"
 PATIENTS = WORK / "all-patients.csv"
+SEA = WORK / "sea"
 START_LIMIT = 60.0  # seconds
 
 PATIENTS_JSON = """\
@@ -65,7 +67,7 @@ def main() -> int:
     finally:
         say("4. Stop it")
         code = stop(server)
-    return code or serve_many(port) or score_table()
+    return code or serve_many(port) or score_table() or forecast(port)
 
 
 def serve_many(port: int) -> int:
@@ -103,6 +105,28 @@ def score_table() -> int:
     print("$ head -5", result)
     print("".join(result.read_text().splitlines(keepends=True)[:5]), end="")
     return 0
+
+
+def forecast(port: int) -> int:
+    """A time series: from its past to a package, and from its last two years to the next months."""
+    say("8. Fit a model that forecasts, and package it")
+    package, asked, settings = SEA / "sea.mlpkg", SEA / "ask.csv", SEA / "ts.yml"
+    run("python", str(HERE / "sea.py"), str(SEA))
+    print(f"$ cat {settings}\n{settings.read_text()}", end="")
+    past = ["create-time-series", str(SEA / "past.csv"), "--config", str(settings), "-o", str(package)]
+    run("prediction-api", "package", *past)
+    say("9. Ask it for the next months")
+    server = serve(port, package)
+    try:
+        wait_until_ready(server, port)
+        print(f"$ tail -8 {asked}\n{''.join(asked.read_text().splitlines(keepends=True)[-8:])}", end="")
+        url = f"http://127.0.0.1:{port}/predictions?decimalsNumber=1"
+        curl(url, "Content-Type: text/csv", asked, accept="text/csv")
+        print(f"\nand what was measured then:\n{(SEA / 'measured.csv').read_text()}", end="")
+    finally:
+        say("10. Stop it")
+        code = stop(server)
+    return code
 
 
 def ask(port: int) -> None:

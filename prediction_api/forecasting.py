@@ -7,7 +7,7 @@ A body of a time series is read whole before anything is derived from it: any ro
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import anyio
 from starlette.requests import ClientDisconnect
@@ -33,6 +33,9 @@ from prediction_api.scoring import (
     Scorer,
     unless_left,
 )
+
+SHORT_WINDOW: Final = 500
+"""Steps. Few bytes can name many series, each of which has a window to be looked through; a range has many more."""
 
 Stopped = Callable[[], bool]
 
@@ -82,12 +85,13 @@ class ForecastScorer(Scorer):
         super().__init__(model, lanes, association=association, timeout=timeout)
         self._forecaster = forecaster
         self._percentile = percentile
+        self._inline = self._inline and forecaster.spec.window_length <= SHORT_WINDOW
         self._schema = forecaster.spec.input_schema
         self._without = lru_cache(maxsize=8)(self._codecs_without)
 
     async def score(self, order: Order, left: Left) -> Scored:
-        """As `Scorer.score`; small bodies on the event loop, others on a thread."""
-        if len(order.data) <= SMALL_BODY and self._inline:
+        """As `Scorer.score`; what is small on the event loop, the rest on a thread."""
+        if len(order.data) <= SMALL_BODY and self._inline and not order.options.forecast.is_bulk:
             return self._forecast(order, lambda: False)
         try:
             with anyio.fail_after(self._timeout):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv hold what a make target needs:  tools/setup.sh serve | dev | system
-#   serve   the product itself                       (make demo, make run)
+#   serve   the product itself, and data to show     (make demo, make run)
 #   dev     the product and every development tool   (everything else)
 #   system  Debian packages that some tests use, where this user may install them
 # Works from nothing but Python 3.11 or newer; exact versions come from constraints.txt.
@@ -57,7 +57,7 @@ install() {
 }
 
 case ${1:-} in
-    serve) install ;;
+    serve) install --group demo ;;
     dev) install --group dev ;;
     system)
         missing=$(sed 's/#.*//' tools/system-packages.txt | while read -r command package; do

@@ -63,6 +63,19 @@ class CsvRecords:
         """Rows *start* to *stop*."""
         return CsvRecords(self.header, self.lines[start:stop], self.output)
 
+    def take(self, rows: Sequence[int]) -> "CsvRecords":
+        """These rows."""
+        return CsvRecords(self.header, [self.lines[row] for row in rows], self.output)
+
+    def followed_by(self, other: "CsvRecords") -> "CsvRecords":
+        """These rows, then others."""
+        return CsvRecords(self.header, [*self.lines, *other.lines], self.output)
+
+    def texts(self, names: Sequence[str]) -> list[list[str]]:
+        """The cells."""
+        places = self._places(names)
+        return [[row[place] for place in places] for row in self._cells(places)]
+
     def request(self) -> tuple[bytes, str]:
         """In the dialect that every server reads."""
         rows = self.text if self.text is not None else b"".join(line + b"\n" for line in self.lines)

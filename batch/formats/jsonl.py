@@ -61,6 +61,18 @@ class JsonRecords:
         """Rows *start* to *stop*."""
         return JsonRecords(self.names, self.lines[start:stop], self.output)
 
+    def take(self, rows: Sequence[int]) -> "JsonRecords":
+        """These rows."""
+        return JsonRecords(self.names, [self.lines[row] for row in rows], self.output)
+
+    def followed_by(self, other: "JsonRecords") -> "JsonRecords":
+        """These rows, then others."""
+        return JsonRecords(self.names, [*self.lines, *other.lines], self.output)
+
+    def texts(self, names: Sequence[str]) -> list[list[str]]:
+        """Text as it is, numbers as they were written, null and absent as nothing."""
+        return [[_text(row.get(name, _NULL)) for name in names] for row in self._rows()]
+
     def request(self) -> tuple[bytes, str]:
         """A JSON array; a line that is no object becomes one that no server takes, so that it hides no other."""
         objects = (line if members_of(line) is not None else b'"not a JSON object"' for line in self.lines)

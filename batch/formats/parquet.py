@@ -188,6 +188,20 @@ class ParquetRecords:
         """Rows *start* to *stop*."""
         return ParquetRecords(self.batch.slice(start, stop - start), self.output, self.features)
 
+    def take(self, rows: Sequence[int]) -> "ParquetRecords":
+        """These rows."""
+        return ParquetRecords(self.batch.take(pa.array(rows, pa.int64())), self.output, self.features)
+
+    def followed_by(self, other: "ParquetRecords") -> "ParquetRecords":
+        """These rows, then others."""
+        batch = pa.Table.from_batches([self.batch, other.batch]).combine_chunks().to_batches()[0]
+        return ParquetRecords(batch, self.output, self.features)
+
+    def texts(self, names: Sequence[str]) -> list[list[str]]:
+        """As text; null as nothing."""
+        columns = [[text or "" for text in self._texts(name)] for name in names]
+        return [list(row) for row in zip(*columns, strict=True)]
+
     def request(self) -> tuple[bytes, str]:
         """As CSV; missing values are empty."""
         wanted = [name for name in self.names if self.features is None or name in self.features]

@@ -337,7 +337,7 @@ class Forecaster:
     def _nothing(self, panel: Panel, observed: NDArray[np.bool_]) -> UnforecastableTable:
         needed = 1 - self.spec.derivation_start + self.spec.forecast_start
         return UnforecastableTable(
-            f"nothing in the range can be forecast: needs at least {needed} steps of one {self._calendar.step_name} in "
+            f"no rows to forecast in the range: needs at least {needed} steps of one {self._calendar.step_name} in "
             f"a series, the last of them in the range, {self._found_rows(panel)}, {int(observed.sum())} of them with a "
             "target"
         )

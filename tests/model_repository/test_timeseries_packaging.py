@@ -13,7 +13,9 @@ import pytest
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
+from threadpoolctl import threadpool_limits
 
+from examples import sea
 from model_repository import SeriesSettings, fit_time_series_package
 from model_repository.errors import CannotPackage, InvalidPackage, PackageMismatch
 from model_repository.manifest import Manifest
@@ -21,6 +23,7 @@ from model_repository.mlpkg import write_package
 from model_repository.predictions import ForecastOptions
 from model_repository.repository import load_model
 from model_repository.tables import Table, encoded
+from model_repository.timeseries_settings import settings_from
 from prediction_api.cli import main
 
 DAILY = {"target": "sales", "datetime_column": "day", "series_column": "shop", "known_in_advance": ["promo", "kind"], "estimator": "linear", "feature_derivation_window": (-13, 0), "forecast_window": (1, 3), "date_parts": ["day_of_week"]}  # fmt: skip
@@ -174,6 +177,25 @@ def test_refusals(tmp_path: Path, change, changes, message):
 
     assert str(refusal.value) == message
     assert not list(tmp_path.iterdir())
+
+
+def test_the_example_forecasts_the_sea(tmp_path: Path):
+    """Real measurements: less than a degree off, and most of them within the interval."""
+    sea.write(tmp_path)
+    spec = settings_from((tmp_path / "ts.yml").read_bytes(), "ts.yml")
+    with threadpool_limits(1, "openmp"):  # trees of so few rows grow no faster on more threads, which others want too
+        fit_time_series_package(tmp_path / "sea.mlpkg", pd.read_csv(tmp_path / "past.csv"), spec)
+    asked = pd.read_csv(tmp_path / "ask.csv")
+    table = Table(len(asked), {"degrees": asked["degrees"].to_numpy()}, {"month": encoded(asked["month"].tolist())})
+    forecasting = load_model(tmp_path / "sea.mlpkg").forecasting
+    assert forecasting is not None
+
+    found = forecasting.forecaster.forecast(table, ForecastOptions(), 80)
+
+    measured = pd.read_csv(tmp_path / "measured.csv")["degrees"].to_numpy()
+    assert np.abs(found.values[:, 0] - measured).mean() < 1
+    assert found.interval is not None
+    assert ((found.interval.low <= measured) & (measured <= found.interval.high)).sum() >= 4
 
 
 def changed(source: Path, path: Path, *, of_manifest=None, of_contents=None) -> Path:
