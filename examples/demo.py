@@ -140,7 +140,6 @@ def ask(port: int) -> None:
         WORK / "patients.csv",
         accept="text/csv",
     )
-    say("   and why the first patient got this one")
     (WORK / "patient.json").write_text(json.dumps(json.loads(PATIENTS_JSON)[:1]))
     curl(f"{url}/predictions?maxExplanations=3", "Content-Type: application/json", WORK / "patient.json")
     curl(f"{url}/info")

@@ -29,7 +29,8 @@ Array = NDArray[Any]
 Margins = Callable[[Table], FloatArray]
 """Scores a table: shape ``(n_rows, n_outputs)``."""
 _ROWS_AT_ONCE: Final = 1 << 15
-"""Rows that are scored together: bounds the memory."""
+_CELLS_AT_ONCE: Final = 1 << 23
+"""Of rows that are scored together: 64 MiB."""
 _SEED: Final = 20260101
 
 
@@ -48,6 +49,7 @@ class SamplingMethod:
         self._exemplars = exemplars
         self._eligible = eligible
         self._n_features = len(schema.features)
+        self._most_rows = max(1, min(_ROWS_AT_ONCE, _CELLS_AT_ONCE // self._n_features))
         random = np.random.default_rng(_SEED)
         orders = np.array([random.permutation(self._n_features) for _ in range(exemplars.n_rows)])
         both = np.stack([orders, orders[:, ::-1]], axis=1)
@@ -61,14 +63,13 @@ class SamplingMethod:
 
     def rows_at_once(self, algorithm: Algorithm) -> int:
         """As many as one call of the model scores."""
-        walks = 2 * max(1, self._n_features - 1)
-        return max(1, _ROWS_AT_ONCE // (self._exemplars.n_rows * (walks if algorithm == "shap" else self._n_features)))
+        each = 2 * (self._n_features - 1) if algorithm == "shap" else len(self._eligible)
+        return max(1, self._most_rows // (self._exemplars.n_rows * max(1, each)))
 
     def shap(self, table: Table) -> Shap:
         """SHAP values of output 0, with their standard errors."""
         end = self._margins(table)[:, 0]
-        per_row = self._exemplars.n_rows * 2 * max(1, self._n_features - 1)
-        step = max(1, _ROWS_AT_ONCE // per_row)
+        step = self.rows_at_once("shap")
         parts = [
             self._walks(table.taken(np.arange(at, min(at + step, table.n_rows))), end[at : at + step])
             for at in range(0, table.n_rows, step)
@@ -83,24 +84,26 @@ class SamplingMethod:
         if not self._eligible:
             return out
         n_exemplars = self._exemplars.n_rows
-        step = max(1, _ROWS_AT_ONCE // (n_exemplars * len(self._eligible)))
+        step = self.rows_at_once("xemp")
+        together = max(1, self._most_rows // (n_exemplars * step))
         for at in range(0, table.n_rows, step):
             part = table.taken(np.arange(at, min(at + step, table.n_rows)))
-            answers = self._margins(self._exchanged(part))[:, outputs]
-            means = answers.reshape(len(self._eligible), part.n_rows, n_exemplars, -1).mean(axis=2)
-            out[at : at + part.n_rows, :, self._eligible] = own[at : at + step, :, None] - means.transpose(1, 2, 0)
+            for first in range(0, len(self._eligible), together):
+                some = self._eligible[first : first + together]
+                answers = self._margins(self._exchanged(part, some))[:, outputs]
+                means = answers.reshape(len(some), part.n_rows, n_exemplars, -1).mean(axis=2)
+                out[at : at + part.n_rows, :, some] = own[at : at + step, :, None] - means.transpose(1, 2, 0)
         return out
 
-    def _exchanged(self, table: Table) -> Table:
-        """Each row with each exemplar's value of each eligible feature, in the order (feature, row, exemplar)."""
-        n_rows, n_exemplars, n_eligible = table.n_rows, self._exemplars.n_rows, len(self._eligible)
-        shape = (n_eligible, n_rows, n_exemplars)
+    def _exchanged(self, table: Table, some: list[int]) -> Table:
+        """Each row with each exemplar's value of each of *some* features, in the order (feature, row, exemplar)."""
+        shape = (len(some), table.n_rows, self._exemplars.n_rows)
 
         def column(place: int, own: Array, other: Array) -> Array:
             out = np.empty(shape, dtype=own.dtype)
             out[:] = own[:, None]
-            if place in self._eligible:
-                out[self._eligible.index(place)] = other
+            if place in some:
+                out[some.index(place)] = other
             return out.ravel()
 
         return self._mixed(table, column)
@@ -113,22 +116,30 @@ class SamplingMethod:
     def _walks(self, table: Table, end: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Strengths and their standard errors; *end* are the margins of the rows."""
         n_rows, n_exemplars, n_features = table.n_rows, self._exemplars.n_rows, self._n_features
-        steps = np.arange(1, n_features)
         shape = (n_rows, n_exemplars, 2, n_features + 1)
         margins = np.empty(shape)
         margins[..., 0] = self._starts[:, None]
         margins[..., -1] = end[:, None, None]
 
-        def column(place: int, own: Array, other: Array) -> Array:
-            exchanged = self._turn[:, :, place, None] < steps  # (n_exemplars, 2, n_features - 1)
-            return np.where(exchanged, own[:, None, None, None], other[:, None, None]).ravel()
-
-        if len(steps):
-            answers = self._margins(self._mixed(table, column))[:, 0]
-            margins[..., 1:-1] = answers.reshape(n_rows, n_exemplars, 2, -1)
+        together = max(1, self._most_rows // (n_rows * 2 * max(1, n_features - 1)))
+        at_once = max(1, self._most_rows // (n_rows * 2 * together))
+        for first in range(0, n_exemplars, together):
+            for step in range(1, n_features, at_once):
+                walks, steps = slice(first, first + together), np.arange(step, min(step + at_once, n_features))
+                answers = self._margins(self._on_the_way(table, walks, steps))[:, 0]
+                margins[:, walks, :, steps[0] : steps[-1] + 1] = answers.reshape(n_rows, -1, 2, len(steps))
         moves = np.take_along_axis(np.diff(margins, axis=-1), self._turn[None], axis=-1).mean(axis=2)
         spread = moves.std(axis=1, ddof=1) if n_exemplars > 1 else np.full((n_rows, n_features), np.nan)
         return moves.mean(axis=1), spread / np.sqrt(n_exemplars)
+
+    def _on_the_way(self, table: Table, walks: slice, steps: Array) -> Table:
+        """What is scored on some walks after some steps, in the order (row, exemplar, direction, step)."""
+
+        def column(place: int, own: Array, other: Array) -> Array:
+            exchanged = self._turn[walks, :, place, None] < steps
+            return np.where(exchanged, own[:, None, None, None], other[walks, None, None]).ravel()
+
+        return self._mixed(table, column)
 
     def _mixed(self, table: Table, column: Callable[[int, Array, Array], Array]) -> Table:
         """A table whose columns *column* makes of a row's own values and the exemplars'."""

@@ -319,3 +319,25 @@ def test_a_regressor_that_is_not_compiled(made: Callable[..., Packaged]):
         model, ExplanationOptions("xemp", 2), Rows(rows_of(model.golden, model.manifest.schema).values[:3])
     )
     assert (found.features >= 0).all()
+
+
+@pytest.mark.parametrize("cells", [1, 40, 1000])
+@pytest.mark.parametrize("algorithm", ["xemp", "shap"])
+def test_portions_change_nothing(sampled: Packaged, algorithm: Algorithm, cells: int, monkeypatch) -> None:
+    """However few cells may be scored together, down to one row at a time."""
+    options = ExplanationOptions(algorithm, 3)
+    inputs = Rows(rows_of(loaded(sampled).golden, loaded(sampled).manifest.schema).values[:4])
+    whole = explained(loaded(sampled), options, inputs)
+    monkeypatch.setattr("model_repository.explanations.sampling._CELLS_AT_ONCE", cells)
+    model = loaded(sampled)
+    predict, sizes = model.runtime.predict, []
+
+    def noted(table: Table) -> Any:
+        sizes.append(table.n_rows)
+        return predict(table)
+
+    monkeypatch.setattr(model.runtime, "predict", noted)
+    found = explained(model, options, inputs)
+    assert (found.features == whole.features).all()
+    assert found.strengths == pytest.approx(whole.strengths, abs=1e-12, nan_ok=True)
+    assert max(sizes) <= max(len(reference(model).exemplars), cells // len(NAMES))
