@@ -59,6 +59,8 @@ def prepare_many(root: Path, settings: Settings, keys: TrustedKeys | None) -> Pr
 
     def build_app(state: ServerState, slot: int) -> ASGIApp:
         quarantine.enter(slot)
+        if store is not None:
+            store.sweep()  # of what a worker left that died, and that this one may replace
         repository.finish_preload()
         deployer.counters = counters.for_worker(slot)
         return create_app_of_many(repository, settings, state=state, counters=deployer.counters)

@@ -354,6 +354,17 @@ def test_uploads_of_one_name_at_once(raw_server: ServerProcess, versions):
 
 
 @pytest.mark.timeout(120)
+def test_what_a_killed_worker_received_is_removed(tmp_path, versions):
+    """By the worker that replaces it, and not only when the server starts again."""
+    with serving(*SERVER, model_repository_path=tmp_path) as server, server.connect() as connection:
+        (worker,) = server.workers()
+        head = f"POST /deployments/a HTTP/1.1\r\nHost: localhost\r\nContent-Type: {PACKAGE['Content-Type']}\r\n"
+        connection.sendall(f"{head}Content-Length: {2**20 + 10}\r\n\r\n".encode() + bytes(2**20))
+        until(lambda: files(tmp_path), "an upload has begun")
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: server.workers() != [worker] and not files(tmp_path), "nothing is left")
+
+
 def test_kill_during_uploads(tmp_path, versions):
     """Whatever moment the server is killed in: after a restart there are only whole packages, and no remains."""
     root = tmp_path / "repository"

@@ -77,7 +77,7 @@ def soak(directory: Path, seconds: float, seed: int) -> list[str]:
         f"open files grew from {files_before} to {files_after}": files_after > files_before + MOST_MORE_FILES,
         f"{lost} answers were lost, the killed workers had at most {most_lost}": lost > most_lost,
         f"the repository holds {held}": not {"a"} <= set(held) <= {"a", "b"},
-        f"uploads left {left}": bool(left),
+        f"uploads left {left}": len(left) > 1,  # the last kill's may still be held by the trial that reads it
         f"it ended with status {status}": status != 0,
         f"a traceback in the log:\n{log[-4000:]}": "Traceback" in log,
         "nothing was predicted": tally.counts["predictions"] < seconds,
