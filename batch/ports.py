@@ -166,6 +166,7 @@ class Adapter(Protocol):
 
         Raises:
             IntakeError: no such file, no permission, wrong credentials; on entering, before any data moves.
+            JobError: the operator allows no job to go there.
         """
         ...
 
@@ -177,6 +178,7 @@ class Adapter(Protocol):
 
         Raises:
             OutputError: it cannot be written, or exists and may not be replaced.
+            JobError: the operator allows no job to go there.
         """
         ...
 

@@ -104,6 +104,9 @@ def open_state(directory: Path, identity: Mapping[str, Any], *, restart: bool = 
         raise OutputError(f"{directory}: {(exc.strerror or str(exc)).lower()}") from exc
     try:
         return _opened(directory, identity, lock, restart=restart)
+    except OSError as exc:
+        os.close(lock)
+        raise OutputError(f"{directory}: {(exc.strerror or str(exc)).lower()}") from exc
     except BaseException:
         os.close(lock)
         raise

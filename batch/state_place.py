@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from batch.errors import OutputError
+from batch.errors import JobError, OutputError
 from batch.job import Job
 
 DEFAULT: Final = Path(".prediction-api-batch")
@@ -55,12 +55,13 @@ def check_place_for_errors(job: Job, root: Path | None) -> None:
     See before the work, not after it, whether ``errors.path`` can be written.
 
     Raises:
-        OutputError: it cannot, or lies outside of *root*.
+        OutputError: it cannot.
+        JobError: it lies outside of *root*.
     """
     if job.errors is None or job.errors.path is None:
         return
     name, place = job.errors.path, Path(os.path.realpath(job.errors.path))
     if root is not None and not place.is_relative_to(os.path.realpath(root)):
-        raise OutputError(f"errors.path: {name}: lies outside of PREDICTION_API_BATCH_ROOT, {root}")
+        raise JobError(f"errors.path: {name}: lies outside of PREDICTION_API_BATCH_ROOT, {root}")
     if place.is_dir() or not os.access(place.parent, os.W_OK | os.X_OK):
         raise OutputError(f"errors.path: {name}: cannot be written")

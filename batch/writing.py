@@ -177,7 +177,7 @@ class Writing:
 
     def _spooled(self, product: Product, chunk: Chunk, outcome: Outcome) -> bytes:
         """Spool, errors and journal of one chunk, in this order; on a worker thread."""
-        counts, n_rows = self.run.counts, len(chunk.records)
+        counts = self.run.counts
         layout = self._layout(outcome.names)
         problems = {row: problem.message for row, problem in outcome.problems.items()}
         writer = self._writer()
@@ -192,7 +192,7 @@ class Writing:
             counts.rows_skipped += outcome.skipped
             counts.rows_scored += outcome.scored
         else:
-            counts.rows_scored += n_rows - len(problems)
+            counts.rows_scored += len(outcome.lines) - len(problems)
         counts.bytes_read += chunk.size
         counts.bytes_written += len(data)
         self._note(product, chunk)

@@ -21,7 +21,7 @@ from anyio import to_thread
 
 from batch.adapters._names import WRITE_MODE, Selection, WriteMode
 from batch.declared import key
-from batch.errors import BatchError, IntakeError, OutputError
+from batch.errors import BatchError, IntakeError, JobError, OutputError
 from batch.ports import NOTHING_LEFT, Intake, Leftovers, Output, SourceFile, Write
 from batch.settings import Credentials
 
@@ -111,7 +111,7 @@ def _confine(error: type[BatchError], path: str, root: Path | None) -> None:
     """Refuse what lies outside of the operator's directory, wherever its links lead."""
     real = Path(os.path.realpath(path))
     if root is not None and not real.is_relative_to(os.path.realpath(root)):
-        raise error(f"{path}: lies outside of PREDICTION_API_BATCH_ROOT, {root}")
+        raise JobError(f"{path}: lies outside of PREDICTION_API_BATCH_ROOT, {root}")
     if f"{real}/".startswith(_NOT_DATA):
         raise error(f"{path}: {real} belongs to the system and holds no data")
 

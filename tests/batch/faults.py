@@ -14,6 +14,7 @@ Fate = Literal[
     "pass",
     "503",
     "429 later",
+    "503 for long",
     "500",
     "413",
     "drop",
@@ -33,6 +34,7 @@ Fate = Literal[
 BUSY = {
     "503": b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n",
     "429 later": b"HTTP/1.1 429 Slow\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n",
+    "503 for long": b"HTTP/1.1 503 Busy\r\nretry-after: 400\r\ncontent-length: 0\r\n\r\n",
     "500": b'HTTP/1.1 500 Oh\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{"message":"oops"}',
     "413": b"HTTP/1.1 413 Large\r\ncontent-length: 0\r\n\r\n",
     "few": b"HTTP/1.1 200 OK\r\ncontent-type: text/csv\r\ncontent-length: 4\r\n\r\na\n1\n",

@@ -275,6 +275,19 @@ def test_json_lines(command: Any, job_file: Any) -> None:
     assert lines[-1]["message"].startswith("completed: ")
 
 
+@pytest.mark.parametrize("outside", ["intake_settings", "output_settings"])
+def test_jobs_stay_below_the_root(outside: str, command: Any, job_file: Any, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    inside = {"type": "filesystem", "path": str(tmp_path / "root/x.csv")}
+    stores = {name: inside for name in ("intake_settings", "output_settings") if name != outside}
+    (tmp_path / "root/x.csv").write_text((tmp_path / "in.csv").read_text() if outside == "output_settings" else "")
+
+    ended = command(job_file(**stores), environ={"PREDICTION_API_BATCH_ROOT": str(tmp_path / "root")})
+
+    assert ended.code == 2
+    assert "lies outside of PREDICTION_API_BATCH_ROOT" in ended.text
+
+
 def test_link_local_servers_are_refused(command: Any, job_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve = socket.getaddrinfo
     monkeypatch.setattr(

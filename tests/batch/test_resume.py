@@ -197,7 +197,9 @@ async def test_torn_state_is_done_again(name: str, lost: int, server: str, tmp_p
     assert ((place / "out.csv").read_bytes(), (place / "errors.jsonl").read_bytes()) == expected
 
 
-async def test_two_runs_at_once_are_refused(server: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys", [{}, {"passthrough_columns_set": None, "id_column": "ID"}], ids=["same", "other"])
+async def test_two_runs_at_once_are_refused(keys: Any, server: str, tmp_path: Path) -> None:
+    """Of one job, and of two jobs with one output."""
     place = tmp_path / "job"
     input_with_bad_rows(place, 100)
     begun = asyncio.Event()
@@ -206,7 +208,7 @@ async def test_two_runs_at_once_are_refused(server: str, tmp_path: Path) -> None
         running = asyncio.create_task(run(definition(between.url, place)))
         await begun.wait()
         with pytest.raises(JobRunning, match="another process runs this job"):
-            await run(definition(server, place))
+            await run(definition(server, place, **keys))
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
@@ -279,6 +281,50 @@ async def test_killed_at_every_write_sync_and_rename(server: str, tmp_path: Path
 
         assert ((place / "out.csv").read_bytes(), (place / "errors.jsonl").read_bytes()) == expected, (call, number)
         assert sorted(path.name for path in place.iterdir()) == ["errors.jsonl", "in.csv", "out.csv"], (call, number)
+
+
+@pytest.mark.needs("strace")
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("call", ["write", "fsync", "rename", "ftruncate"])
+async def test_an_error_of_the_disk_is_named(call: str, server: str, tmp_path: Path) -> None:
+    """The first of those calls fails, one in the middle, the last; the output is absent or exact, then exact."""
+    expected = await uninterrupted(server, tmp_path / "whole", ROWS)
+    numbers = [n for name, n in await asyncio.to_thread(points_of, server, tmp_path / "count") if name == call]
+    for number in sorted({numbers[0], numbers[len(numbers) // 2], numbers[-1]}):
+        place = tmp_path / str(number)
+        input_with_bad_rows(place, ROWS)
+        job = definition(server, place)
+        process = started(job, *traced(place, f"inject={call}:error=EIO:when={number}"))
+        _, said = await asyncio.to_thread(process.communicate)
+        assert process.returncode == 1, (number, said.decode())
+        assert b"OutputError" in said, said.decode()
+        assert b"input/output error" in said, said.decode()
+        for name, whole in zip(("out.csv", "errors.jsonl"), expected, strict=True):
+            assert not (place / name).exists() or (place / name).read_bytes() == whole, (number, name)
+
+        await run(job)
+
+        assert ((place / "out.csv").read_bytes(), (place / "errors.jsonl").read_bytes()) == expected, number
+        assert sorted(path.name for path in place.iterdir()) == ["errors.jsonl", "in.csv", "out.csv"], number
+
+
+@pytest.mark.parametrize("files", [12, 30])
+async def test_running_out_of_files_is_survived(files: int, server: str, tmp_path: Path) -> None:
+    """Where too few can be open the job ends with an error that says so; with more, the same command completes it."""
+    expected = await uninterrupted(server, tmp_path / "whole", 200)
+    place = tmp_path / "job"
+    input_with_bad_rows(place, 200)
+    job = definition(server, place, num_concurrent=32, mini_batch_size=5)
+    process = started(job, "prlimit", f"--nofile={files}")
+    _, said = await asyncio.to_thread(process.communicate)
+
+    if process.returncode:
+        assert b"OutputError" in said, said.decode()
+        assert b"too many open files" in said
+        assert not (place / "out.csv").exists() or (place / "out.csv").read_bytes() == expected[0]
+        await run(job)
+
+    assert ((place / "out.csv").read_bytes(), (place / "errors.jsonl").read_bytes()) == expected
 
 
 def traced(place: Path, *rules: str) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from batch.adapters import filesystem
-from batch.errors import IntakeError, OutputError
+from batch.errors import IntakeError, JobError, OutputError
 from batch.settings import Credentials
 
 ANYWHERE = Credentials()
@@ -27,14 +27,14 @@ def output(path: object, credentials: Credentials = ANYWHERE, write_mode="error"
 
 
 async def refused_intake(path: object, credentials: Credentials = ANYWHERE) -> str:
-    with pytest.raises(IntakeError) as refused:
+    with pytest.raises((IntakeError, JobError)) as refused:
         async with intake(path, credentials):
             pytest.fail("entered")  # pragma: no cover
     return str(refused.value)
 
 
 async def refused_output(path: object, credentials: Credentials = ANYWHERE, **options) -> str:
-    with pytest.raises(OutputError) as refused:
+    with pytest.raises((OutputError, JobError)) as refused:
         async with output(path, credentials, **options):
             pytest.fail("entered")  # pragma: no cover
     return str(refused.value)
