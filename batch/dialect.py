@@ -89,6 +89,10 @@ class Dialect:
             return [self.field(cell) for cell in self.cells(record)]
         return _merged(record.split(self.separator), self.quotechar.encode(), self.separator)
 
+    def text(self, raw: bytes) -> str:
+        """What one field says, as `raw_cells` gives it."""
+        return self.cells(raw)[0] if self._has_quotes(raw) else raw.decode(errors="surrogateescape")
+
     def field(self, text: str) -> bytes:
         """One cell, quoted if it must be."""
         quote = self.quotechar

@@ -10,6 +10,7 @@ import zoneinfo
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from batch.dialect import WIRE
@@ -50,6 +51,7 @@ class SeriesColumns:
         names = [self.time] if self.series is None else [self.time, self.series]
         return [("" if self.series is None else row[1], self.moment(row[0])) for row in records.texts(names)]
 
+    @lru_cache(maxsize=100_000)  # noqa: B019 - a run has one of these; its series share their times
     def moment(self, text: str) -> datetime | str:
         """A time that can be compared with others; the text itself, where the server will have to say what is wrong."""
         try:
@@ -249,8 +251,10 @@ def _rows_of(answer: Answer, keys: Sequence[Key], columns: SeriesColumns) -> Ite
     except ValueError:
         raise ScoringServerError(f"the server's answers are no forecasts: {', '.join(answer.names)}") from None
     for line in answer.lines:
-        cells = WIRE.cells(line)
-        row = places.get(("" if columns.series is None else cells[0], columns.moment(cells[time])))
+        cells = WIRE.raw_cells(line)
+        series = "" if columns.series is None else WIRE.text(cells[0])
+        row = places.get((series, columns.moment(WIRE.text(cells[time]))))
         if row is None:
-            raise ScoringServerError(f"the server forecast a row that was not sent: {', '.join(cells[: time + 1])}")
+            told = b", ".join(cells[: time + 1]).decode(errors="replace")
+            raise ScoringServerError(f"the server forecast a row that was not sent: {told}")
         yield row

@@ -22,6 +22,7 @@ from model_repository.errors import CannotPackage, InvalidPackage, RequestError,
 from model_repository.features import raw_cells
 from model_repository.manifest import Manifest, Serializer
 from model_repository.packaging import create_package
+from model_repository.per_distance import PerDistance
 from model_repository.predictions import ClassLabel, ForecastOptions, Target
 from model_repository.runtimes.estimator import EstimatorRuntime, estimator_inputs
 from model_repository.tables import Feature, FloatArray, Schema
@@ -110,7 +111,8 @@ class _Fit:
             is_known.get(column, Feature(name=column, type="numeric", dtype="float64"))
             for column in self.spec.derived_names()
         ]
-        self.template = estimator if estimator is not None else default_estimator(settings, binary=self._is_binary())
+        template = estimator if estimator is not None else default_estimator(settings, binary=self._is_binary())
+        self.template = PerDistance(template) if settings.models == "per_distance" else template
 
     def packaged(self, path: Path, name: str | None, serializer: Serializer) -> Manifest:
         """Everything, in the order in which it depends on each other."""
@@ -225,7 +227,8 @@ class _Fit:
             cut = end - (number + 1) * length
             known = times <= cut
             held = (origins >= cut) & (origins < cut + length)
-            if known.sum() < FEWEST_TRAINING_ROWS or not held.any():
+            learned = np.isin(fitted.derived.distances[held], fitted.derived.distances[known])
+            if known.sum() < FEWEST_TRAINING_ROWS or not held.any() or not learned.all():
                 return
             model = _fit(self.template, fitted.frame[known], fitted.actual[known])
             said = np.asarray(model.predict(fitted.frame[held]), dtype=np.float64).ravel()

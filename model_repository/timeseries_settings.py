@@ -81,6 +81,8 @@ class SeriesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     positive_class: str | int | bool | None = None
     """Of a target with two classes."""
     estimator: Literal["gradient_boosting", "linear"] = "gradient_boosting"
+    models: Literal["one", "per_distance"] = "one"
+    """One model that knows the distance, or one for each."""
     prediction_interval: Annotated[int, msgspec.Meta(ge=1, le=99)] | None = None
     """Given with each forecast where the deployment does not say otherwise."""
     backtests: Annotated[int, msgspec.Meta(ge=0, le=20)] = 3

@@ -74,7 +74,8 @@ class CsvRecords:
     def texts(self, names: Sequence[str]) -> list[list[str]]:
         """The cells."""
         places = self._places(names)
-        return [[row[place] for place in places] for row in self._cells(places)]
+        text = self.header.dialect.text
+        return [[text(row[place]) for place in places] for row in self._raw_cells(places)]
 
     def request(self) -> tuple[bytes, str]:
         """In the dialect that every server reads."""

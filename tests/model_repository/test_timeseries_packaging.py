@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
 
@@ -142,6 +142,44 @@ def test_an_estimator_of_ones_own(tmp_path: Path):
     forecasting = load_model(tmp_path / "m.mlpkg").forecasting
     assert forecasting is not None
     assert forecasting.contents.series == ["a", "b"]
+
+
+@pytest.mark.parametrize("target", ["number", "class"])
+def test_a_model_for_each_distance(tmp_path: Path, target):
+    """Each learns its own distance: here, from the last value alone, what a week's rhythm makes of it."""
+    rows = pd.DataFrame(
+        {"day": pd.date_range("2024-01-01", periods=70).strftime("%Y-%m-%d"), "sales": np.arange(70.0) % 7}
+    )
+    if target == "class":
+        rows["sales"] = np.where(rows["sales"] > 4, "high", "low")
+    spec = settings(
+        series_column=None,
+        known_in_advance=[],
+        models="per_distance",
+        lags=list(range(1, 8)),
+        windows=[],
+        date_parts=[],
+    )
+    estimator = LinearRegression() if target == "number" else LogisticRegression(C=1000)
+    fit_time_series_package(tmp_path / "m.mlpkg", rows, spec, estimator=estimator)
+    table = table_of(rows.assign(sales=rows["sales"].where(rows.index < 67)), target)
+
+    model = load_model(tmp_path / "m.mlpkg")
+
+    assert model.path == "estimator"
+    assert model.reason == "PerDistance: no plan for this estimator"
+    assert model.forecasting is not None
+    found = model.forecasting.forecaster.forecast(table, ForecastOptions())
+    expected = [[4.0], [5.0], [6.0]] if target == "number" else [[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]
+    np.testing.assert_allclose(found.values, expected, atol=0.05)
+
+
+def table_of(rows: pd.DataFrame, target: str) -> Table:
+    days = encoded(rows["day"].tolist())
+    if target == "number":
+        return Table(len(rows), {"sales": rows["sales"].to_numpy()}, {"day": days})
+    labels = [label if isinstance(label, str) else None for label in rows["sales"]]
+    return Table(len(rows), {}, {"day": days, "sales": encoded(labels)})
 
 
 def test_more_training_rows_than_allowed_are_drawn_alike(tmp_path: Path):
