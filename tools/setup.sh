@@ -61,7 +61,7 @@ case ${1:-} in
     dev) install --group dev ;;
     system)
         missing=$(sed 's/#.*//' tools/system-packages.txt | while read -r command package; do
-            [ -z "$command" ] || command -v "$command" >/dev/null || printf '%s ' "$package"
+            [ -z "$command" ] || [ -e "$command" ] || command -v "$command" >/dev/null || printf '%s ' "$package"
         done)
         if [ -n "$missing" ] && may_install_packages; then
             # shellcheck disable=SC2086

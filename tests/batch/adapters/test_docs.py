@@ -11,7 +11,7 @@ from batch.declared import keys_of
 from batch.definition import definition_from
 
 PAGES = sorted((Path(__file__).parents[3] / "docs/batch").glob("*.md"))
-DATABASE_PAGES = ["snowflake"]
+DATABASE_PAGES = ["snowflake", "synapse"]
 STORES = {"filesystem": "filesystem", "s3": "s3", "azure": "azure", "gcs": "gcp", "http": "http"}
 
 
