@@ -196,13 +196,13 @@ async def test_refusals(
 
 async def test_wrong_password(pool: Pool, synapse_job: Any, tmp_path: Path) -> None:
     wrong = Credentials(synapse_username=USER, synapse_password="hunter3")
-    with pytest.raises(IntakeError, match=r"127.0.0.1: Login failed for user 'sa'") as caught:
+    with pytest.raises(OutputError, match=r"127.0.0.1: Login failed for user 'sa'") as caught:
         await run_job(synapse_job(), wrong, options=RunOptions(state_dir=tmp_path))
     assert "hunter" not in str(caught.value)
 
 
 async def test_no_password(synapse_job: Any, tmp_path: Path) -> None:
-    with pytest.raises(IntakeError, match="no credentials; set SYNAPSE_USERNAME and SYNAPSE_PASSWORD"):
+    with pytest.raises(OutputError, match="no credentials; set SYNAPSE_USERNAME and SYNAPSE_PASSWORD"):
         await run_job(synapse_job(), Credentials(), options=RunOptions(state_dir=tmp_path))
 
 
