@@ -38,6 +38,7 @@ NO_REFERENCE: Final = (
     "the model's package has no reference rows, which these explanations need: package it again with "
     "'prediction-api package create' and without --no-reference"
 )
+SHAP_DOES_WITHOUT: Final = "; explanationAlgorithm=shap does without"
 NO_MULTICLASS_SHAP: Final = "SHAP explanations are not available for multiclass models; explanationAlgorithm=xemp is"
 
 
@@ -88,9 +89,11 @@ class Explainer:
         """Why this model does not support it; ``None`` if it does."""
         if algorithm == "shap" and self.target.type == "Multiclass":
             return NO_MULTICLASS_SHAP
-        if self._reference is None and (algorithm == "xemp" or self._method is None):
+        if self._reference is not None:
+            return None
+        if self.target.type == "Multiclass" or self._method is None:
             return NO_REFERENCE
-        return None
+        return NO_REFERENCE + SHAP_DOES_WITHOUT if algorithm == "xemp" else None
 
     def require(self, algorithm: Algorithm) -> None:
         """

@@ -165,7 +165,7 @@ async def test_a_package_without_reference_rows(made, make_client):
     capabilities = (await client.get("/info")).json()["capabilities"]
     assert len(shap.json()["data"][0]["predictionExplanations"]) == 4
     assert xemp.status_code == 422
-    assert "without --no-reference" in xemp.json()["message"]
+    assert "without --no-reference; explanationAlgorithm=shap does without" in xemp.json()["message"]
     assert (capabilities["explanationAlgorithms"], capabilities["supportsShapBasedPredictionExplanations"]) == (
         ["shap"],
         True,
