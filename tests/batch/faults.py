@@ -60,6 +60,8 @@ class Proxy:
     """Bodies of the requests for predictions."""
     heads: list[bytes] = field(default_factory=list)
     """Heads of all requests."""
+    hides: bytes = b"\0"
+    """Headers of answers that begin so, in lower case, are left out."""
     in_flight: int = 0
     most_in_flight: int = 0
     arrived: Callable[[int], None] = lambda _: None
@@ -125,7 +127,8 @@ class Proxy:
         finally:
             writer.transport.abort()
         head, _, rest = answer.partition(b"\r\n\r\n")
-        kept = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
+        hidden = (b"connection:", self.hides)
+        kept = [line for line in head.split(b"\r\n") if not line.lower().startswith(hidden)]
         return b"\r\n".join(kept) + b"\r\n\r\n" + rest
 
 

@@ -239,6 +239,22 @@ async def test_a_swap_to_a_twin_is_noticed_at_once(server: str, twin_server: str
     assert not (place / "out.csv").exists()
 
 
+async def test_a_swap_to_a_twin_that_no_answer_tells_is_noticed_in_the_end(
+    server: str, twin_server: str, tmp_path: Path
+) -> None:
+    """Before anything is published: by the server's page about its model."""
+    place = tmp_path / "job"
+    input_with_bad_rows(place, 100)
+    async with proxy(server) as between:
+        between.hides = b"x-model-id:"
+        between.arrived = lambda n: setattr(between, "upstream", twin_server) if n == 3 else None
+        with pytest.raises(
+            ModelChanged, match=r"the server's model changed while the job ran: binary .* became binary"
+        ):
+            await run(definition(between.url, place, num_concurrent=1))
+    assert not (place / "out.csv").exists()
+
+
 async def test_a_continued_run_knows_the_model_of_the_answers(server: str, twin_server: str, tmp_path: Path) -> None:
     """The pages about the model are still the old one's; its answers are not."""
     place = tmp_path / "job"
