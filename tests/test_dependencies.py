@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def dependencies(what: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, ROOT / "tools" / "dependencies.py", what, "--prefix", sys.prefix]
+    command = [sys.executable, str(ROOT / "tools" / "dependencies.py"), what, "--prefix", sys.prefix]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = [
     pytest.mark.skipif(not IMAGE or IS_SLIM, reason="no full image under test: `make image-check` builds one"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),
 ]
 
 
