@@ -105,7 +105,7 @@ case $ACTION in
         say "$TAG ($EXTRAS): $((size / 1000000)) MB unpacked, built in $((SECONDS - began)) s"
         [ "$ACTION" = build ] && exit
         IMAGE_ENGINE=$ENGINE IMAGE=$TAG IMAGE_VARIANT=$VARIANT IMAGE_BYTES=$size \
-            "${PYTHON:-.venv/bin/python}" -m pytest tests/image -q --timeout 120 ;;
+            "${PYTHON:-.venv/bin/python}" -m pytest tests/image -q --timeout 240 ;;
     clean)
         umount -q "$STORE/store/overlay" 2>/dev/null || true
         rm -rf "$STORE" ;;

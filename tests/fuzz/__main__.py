@@ -109,6 +109,7 @@ def _openapi(name: str, seconds: int) -> tuple[int, str, str]:
                     "--suppress-health-check=all",
                     "--warnings=off",
                 ),
+                place=Path(directory),  # it leaves files where it runs
             )
             log += server.log
             is_alive = server.status_of("/ping") == 200

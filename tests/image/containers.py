@@ -21,7 +21,7 @@ IS_SLIM = os.environ.get("IMAGE_VARIANT") == "slim"
 LIMITS = () if ENGINE == ["docker"] else ("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
 """A root without CAP_SYS_RESOURCE cannot raise limits, which podman does unless told not to."""
 HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp")
-LIMIT_SECONDS = 40.0
+LIMIT_SECONDS = 90.0
 
 
 def engine(*arguments: str | Path, limit: float = LIMIT_SECONDS) -> "subprocess.CompletedProcess[str]":

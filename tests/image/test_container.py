@@ -14,7 +14,7 @@ from tests.image.containers import HARDENED, IMAGE, IS_SLIM, Container, engine, 
 
 pytestmark = [
     pytest.mark.skipif(not IMAGE, reason="no image under test: `make image-check` builds one and tests it"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),
 ]
 
 CSV = {"Content-Type": "text/csv"}

@@ -72,7 +72,7 @@ def filled_in(option: str, pem: dict[str, str]) -> str:
 
 
 @needs_image
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("command", SERVE, ids=titled)
 def test_serving(command: DockerCommand, models: Path, table: bytes, certificate: tuple[trustme.CA, Any]) -> None:
     (host,) = command.places.values()
@@ -89,7 +89,7 @@ def test_serving(command: DockerCommand, models: Path, table: bytes, certificate
 
 
 @needs_image
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("command", BATCH, ids=titled)
 def test_batch(
     command: DockerCommand,

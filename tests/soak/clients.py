@@ -16,7 +16,7 @@ from tests.prediction_api.server_process import ServerProcess
 from tests.prediction_api.versions import BODY, CSV, JSON, LONG_BODY, PACKAGE, Answered, Client, Version
 from tests.soak.tally import Tally
 
-SECONDS_BETWEEN_KILLS = 15.0
+SECONDS_BETWEEN_KILLS = 20.0
 """Five deaths within a minute would make the server rest."""
 NO_ANSWER = (OSError, http.client.HTTPException)
 PREDICTIONS = "/deployments/a/predictions"
