@@ -11,7 +11,10 @@ WORKDIR /src
 # Names of optional dependencies, comma-separated: s3, azure, gcs, jdbc, snowflake, synapse, signing, explain, lightgbm, xgboost, all
 ARG EXTRAS=lightgbm,xgboost
 COPY . .
+# With JDBC, its bridge is compiled here, so that the image needs no compiler.
 RUN pip install --constraint constraints.txt ".[${EXTRAS}]" \
+ && case ",${EXTRAS}," in *,jdbc,*|*,all,*) \
+        apt-get update && apt-get install -y --no-install-recommends libecj-java && cd / && python3 -m batch.jdbc.bridge_jar ;; esac \
  && pip uninstall -y pip \
  && python3 -m compileall -q /opt/prediction-api
 

@@ -65,7 +65,12 @@ class Product:
 
 @asynccontextmanager
 async def open_product(
-    output: Output | TableOutput, state: State, number: int, name: str | None, finish: Finish, partitions: Sequence[str] = ()
+    output: Output | TableOutput,
+    state: State,
+    number: int,
+    name: str | None,
+    finish: Finish,
+    partitions: Sequence[str] = (),
 ) -> AsyncIterator[Product]:
     """
     Product *number*, with all that an earlier run had of it; leaving normally publishes it.

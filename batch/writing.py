@@ -78,9 +78,7 @@ class Writing:
         finally:
             self.errors.close()
 
-    async def _product(
-        self, output: Output | TableOutput, number: int, name: str | None, files: Sequence[int]
-    ) -> None:
+    async def _product(self, output: Output | TableOutput, number: int, name: str | None, files: Sequence[int]) -> None:
         run, settings = self.run, self.run.job.output_settings
         parted = settings.partition_columns
         typed = parted or settings.is_database
