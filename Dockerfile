@@ -22,8 +22,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
  && pip install --quiet --constraint constraints.txt ".[${EXTRAS}]" \
  && pip uninstall --quiet --yes portable-prediction-server
 COPY . .
+# With JDBC, its bridge is compiled here, so that the image needs no compiler.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --quiet --no-deps . \
+ && case ",${EXTRAS}," in *,jdbc,*|*,all,*) \
+        apt-get update && apt-get install -y --no-install-recommends libecj-java && (cd / && python3 -m batch.jdbc.bridge_jar) ;; esac \
  && pip check \
  && pip uninstall --quiet --yes pip \
  && tools/prune.sh /opt/prediction-api \

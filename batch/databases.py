@@ -1,8 +1,7 @@
 """
 The databases' keys of ``intake_settings`` and ``output_settings``.
 
-They are checked like all others, so that a definition is right or wrong today; what reads and writes the databases is
-not here yet.
+They are checked like all others, before anything that reaches a database is loaded.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +50,9 @@ class JdbcIntake(msgspec.Struct, frozen=True, kw_only=True):
     lower_bound: Annotated[int | str | None, key("Where the stride begins; filters nothing.")] = None
     upper_bound: Annotated[int | str | None, key("Where the stride ends; filters nothing.")] = None
     num_partitions: Annotated[int | None, key("Parallel reads.", least=1, most=1000)] = None
+    query_timeout: Annotated[
+        int, key("Seconds until the first rows must come; 0 is no limit.", least=0, most=10**6, resumable=True)
+    ] = 86_400
     fetch_size: Annotated[int | None, key("The size is found by itself.", ignored=True)] = None
 
     def __post_init__(self) -> None:

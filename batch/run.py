@@ -116,8 +116,15 @@ class Run:
         """A file whose columns the model can take, as far as the server tells."""
         settings = self.job.csv_settings
         features = feature_names(self.info)
+        wanted = (*self.job.passthrough_columns, *filter(None, [self.job.id_column]))
         reading = Reading(
-            self.job.intake_settings.format, self.dialect, settings.encoding, settings.header, self.dialect, features
+            self.job.intake_settings.format,
+            self.dialect,
+            settings.encoding,
+            settings.header,
+            self.dialect,
+            features,
+            wanted,
         )
         source = await open_source(intake, number, reading, self.size)
         if twice := sorted(name for name, times in Counter(source.names).items() if times > 1):

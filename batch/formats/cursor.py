@@ -27,10 +27,15 @@ _NO_HEADER = arrow_csv.WriteOptions(include_header=False)
 
 
 async def read_rows(
-    intake: TableIntake, start: Position, size: ChunkSize, output: Dialect, features: Sequence[str] | None
+    intake: TableIntake,
+    names: Sequence[str],
+    start: Position,
+    size: ChunkSize,
+    output: Dialect,
+    features: Sequence[str] | None,
 ) -> AsyncGenerator[Chunk, None]:
     """
-    The rows of *intake* behind *start*.
+    The rows of *intake* behind *start*, its columns called *names*.
 
     Raises:
         IntakeError: they cannot be read.
@@ -43,7 +48,9 @@ async def read_rows(
         while (batch := await held.take(size.rows_of(len(intake.columns)))) is not None:
             check = await to_thread.run_sync(check_of, batch, place.check)
             end = Position(0, place.rows + batch.num_rows, 0, check)
-            yield Chunk(0, place, end, ParquetRecords(batch, output, features), batch.nbytes)
+            yield Chunk(
+                0, place, end, ParquetRecords(batch.rename_columns(list(names)), output, features), batch.nbytes
+            )
             place = end
 
 

@@ -179,7 +179,7 @@ def test_a_server_that_does_not_start(command: Any, job_file: Any, tmp_path: Pat
         pytest.param({"num_concurrent": 0, "x": 1}, [], {}, ["JOB: x: no such key", "JOB: num_concurrent: expected a whole number from 1 to 256, got 0"], id="definition"),
         pytest.param({"prediction_endpoint": None}, [], {}, ["JOB: prediction_endpoint: required, unless --serve starts a server for the job"], id="no server"),
         pytest.param({"intake_settings": {"type": "dataset", "dataset_id": "1"}}, [], {}, [r"JOB: intake_settings.type: type 'dataset' needs the platform; .*"], id="platform"),
-        pytest.param({"intake_settings": {"type": "jdbc", "table": "t"}, "jdbc_settings": {"url": "jdbc:pg://h", "class_name": "a", "driver_path": "b"}}, [], {}, ["intake_settings.type: jdbc is not available yet"], id="jdbc"),
+        pytest.param({"intake_settings": {"type": "jdbc", "table": "t"}, "jdbc_settings": {"url": "jdbc:pg://h", "class_name": "a", "driver_path": "b"}}, [], {}, ["jdbc_settings.driver_path: b: no such file or directory"], id="jdbc"),
         pytest.param({}, [], {"ALLOW_SELF_SIGNED_CERTS": "perhaps"}, ["ALLOW_SELF_SIGNED_CERTS='perhaps': expected .*"], id="variable"),
         pytest.param({}, ["--api_host", "http://h"], {}, ["--api_host: --api_token or PREDICTION_API_BATCH_API_TOKEN is required with it"], id="host without token"),
         pytest.param({}, ["--api_token", "t"], {}, ["--api_token: --api_host is required with it"], id="token without host"),
