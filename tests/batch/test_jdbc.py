@@ -247,7 +247,7 @@ def test_a_wrong_password(server: str, request: pytest.FixtureRequest, tmp_path:
     sql: Sql = request.getfixturevalue(name)
     wrong = sql.credentials.__class__(jdbc_username=sql.user, jdbc_password="wrong-password")
     made = job(server, sql, "t", {"table": "t", "statement_type": "insert"})
-    with pytest.raises(IntakeError, match="password") as caught:
+    with pytest.raises(OutputError, match="password") as caught:
         run(sql, made, tmp_path, credentials=wrong)
     assert "wrong-password" not in str(caught.value)
 
