@@ -308,7 +308,17 @@ def test_the_list_is_sorted_and_names_no_way_out() -> None:
     assert entries == sorted(set(entries))
     assert len(trusted_types()) == len(entries)
     roots = {name.split(".")[0] for _, name in trusted_types()}
-    assert roots == {"builtins", "collections", "functools", "numpy", "scipy", "sklearn", "lightgbm", "xgboost", "model_repository"}
+    assert roots == {
+        "builtins",
+        "collections",
+        "functools",
+        "numpy",
+        "scipy",
+        "sklearn",
+        "lightgbm",
+        "xgboost",
+        "model_repository",
+    }
     loaders = {loader for loader, _ in trusted_types()}
     assert not loaders & {"MethodNode", "OperatorFuncNode", "ConstructorFromReduceNode", "CachedNode"}
     builtins = {name for loader, name in trusted_types() if name.startswith("builtins.")}
