@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import clone, is_classifier
+from threadpoolctl import threadpool_limits
 
 from model_repository.cells import category_text
 from model_repository.errors import CannotPackage, InvalidPackage, RequestError, UnforecastableTable, UnscorableValue
@@ -48,6 +49,8 @@ from model_repository.timeseries_settings import (
 SAMPLE_ROWS: Final = 20_000
 """Of the derived features, from which golden rows and the range of usual predictions are taken."""
 FEWEST_TRAINING_ROWS: Final = 20
+MANY_ROWS: Final = 100_000
+"""Of training, from which on trees are grown on several threads."""
 GOLDEN_SERIES: Final = 2
 GOLDEN_TRIALS: Final = 20
 """Forecast points that are tried, the one with the most forecasts first."""
@@ -78,8 +81,12 @@ def fit_time_series_package(
     Raises:
         CannotPackage: what is wrong with the table or the settings, and what to change.
     """
+    # Threads that meet after every tree do not pay for few rows; on a busy machine they took 30 times as long as one.
+    first, last = settings.forecast_window
+    few = len(training) * (last - first + 1) < MANY_ROWS
     try:
-        return _Fit(training, settings, estimator).packaged(Path(path), name, serializer)
+        with threadpool_limits(1 if few else None, "openmp"):
+            return _Fit(training, settings, estimator).packaged(Path(path), name, serializer)
     except RequestError as exc:  # what a request is refused for, training rows are too
         raise CannotPackage(f"the training rows: {exc}") from exc
     except InvalidPackage as exc:

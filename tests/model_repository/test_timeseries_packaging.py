@@ -1,5 +1,6 @@
 """From rows of the past to a package that forecasts, through the public door."""
 
+import contextlib
 import json
 import re
 import zipfile
@@ -13,7 +14,6 @@ import pytest
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
-from threadpoolctl import threadpool_limits
 
 from examples import sea
 from model_repository import SeriesSettings, fit_time_series_package
@@ -221,8 +221,7 @@ def test_the_example_forecasts_the_sea(tmp_path: Path):
     """Real measurements: less than a degree off, and most of them within the interval."""
     sea.write(tmp_path)
     spec = settings_from((tmp_path / "ts.yml").read_bytes(), "ts.yml")
-    with threadpool_limits(1, "openmp"):  # trees of so few rows grow no faster on more threads, which others want too
-        fit_time_series_package(tmp_path / "sea.mlpkg", pd.read_csv(tmp_path / "past.csv"), spec)
+    fit_time_series_package(tmp_path / "sea.mlpkg", pd.read_csv(tmp_path / "past.csv"), spec)
     asked = pd.read_csv(tmp_path / "ask.csv")
     table = Table(len(asked), {"degrees": asked["degrees"].to_numpy()}, {"month": encoded(asked["month"].tolist())})
     forecasting = load_model(tmp_path / "sea.mlpkg").forecasting
@@ -278,6 +277,19 @@ def test_a_package_that_derives_otherwise_is_refused(package: Path, tmp_path: Pa
 
     with pytest.raises(PackageMismatch, match="not on the time step"):
         load_model(path)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_uploads_are_tried_out_with_their_golden_forecast(package: Path, tmp_path: Path, validator, shift: float):
+    """A forecast that the package does not make again is found before anybody is served."""
+    forecasting = load_model(package).forecasting
+    assert forecasting is not None
+    values = [[value + shift for value in row] for row in forecasting.contents.golden.values]
+    path = changed(package, tmp_path / "sent.mlpkg", of_contents={"values": values})
+    refused = pytest.raises(PackageMismatch, match="differs by") if shift else contextlib.nullcontext()
+
+    with path.open("rb") as file, refused:
+        validator.check(file.fileno())
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression
-from threadpoolctl import threadpool_limits
 
 from model_repository import SeriesSettings, fit_time_series_package
 from model_repository.deployments import Repository
@@ -51,8 +50,7 @@ def make(path: Path, **changes) -> Path:
     estimator = changes.pop("estimator", LinearRegression())
     spec = SeriesSettings(**{**SETTINGS, **changes})
     table = training() if spec.series_column else training("a")
-    with threadpool_limits(1, "openmp"):
-        fit_time_series_package(path, table, spec, estimator=estimator)
+    fit_time_series_package(path, table, spec, estimator=estimator)
     return path
 
 
