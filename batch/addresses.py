@@ -53,18 +53,21 @@ async def _addresses(host: str) -> list[str]:
 
 def is_link_local(text: str) -> bool:
     """Whether an IP address belongs to the link, or to a cloud's metadata service."""
-    address = ipaddress.ip_address(text)
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return mapped.is_link_local or str(mapped).partition("%")[0] in METADATA
+    address = _unclothed(text)
+    return address.is_link_local or str(address).partition("%")[0] in METADATA
 
 
 def is_public(text: str) -> bool:
-    """Whether an IP address is of the internet, also where it is an IPv4 address in the clothes of an IPv6 one."""
-    address = ipaddress.ip_address(text)
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
+    """Whether an IP address is of the internet."""
+    address = _unclothed(text)
     return address.is_global and not address.is_multicast
+
+
+def _unclothed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An IP address; an IPv4 address in the clothes of an IPv6 one as itself."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else address)

@@ -13,7 +13,7 @@ import pytest
 from starlette.responses import Response
 
 from batch.adapters import http
-from batch.addresses import is_public
+from batch.addresses import is_link_local, is_public
 from batch.errors import IntakeError, OutputError
 from batch.ports import Intake
 from batch.retries import RetryPolicy
@@ -268,6 +268,26 @@ async def test_the_connection_goes_to_the_address_that_was_checked(web: Web, mon
 )
 def test_public_addresses(address: str, expected: bool) -> None:
     assert is_public(address) is expected
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("169.254.77.77", True),
+        ("::ffff:169.254.77.77", True),
+        ("64:ff9b::a9fe:4d4d", True),
+        ("2002:a9fe:4d4d::1", True),
+        ("fe80::1%eth0", True),
+        ("fd00:ec2::254", True),
+        ("168.63.129.16", True),
+        ("10.1.2.3", False),
+        ("127.0.0.1", False),
+        ("::1", False),
+        ("8.8.8.8", False),
+    ],
+)
+def test_link_local_addresses(address: str, expected: bool) -> None:
+    assert is_link_local(address) is expected
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "gopher://x/", "http://", "x.csv"])
