@@ -121,6 +121,23 @@ def test_jdbc(name: str, reads: str, writes: str, run: Any, server: str, snowfla
     assert found == [[str(len(ROWS))] * 3]
 
 
+def test_a_driver_that_is_brought(run: Any, server: str, snowflake_driver: Path) -> None:
+    """A definition for Snowflake without a stage goes through it, with the names and users of Snowflake."""
+    class_name = "net.snowflake.client.jdbc.SnowflakeDriver"
+    database = Sql("snowflake", "jdbc:snowflake://acme.example/", class_name, snowflake_driver, "TEST", "SECRET")
+    database.run(
+        'CREATE TABLE PEOPLE ("age" INTEGER, "income" DOUBLE, "city" VARCHAR, "member" BOOLEAN)',
+        "INSERT INTO PEOPLE VALUES (40, 1000, 'Oslo', TRUE)",
+    )
+    raw = json.loads((DEFINITIONS / "jdbc_schema.json").read_text())
+    raw["intake_settings"] = {"type": "snowflake", "table": "people", "schema": "public"}
+    raw["output_settings"] = {"type": "snowflake", "table": "scored", "statement_type": "create_table"}
+
+    run("", {ENDPOINT: server}, {"SNOWFLAKE_USERNAME": "TEST", "SNOWFLAKE_PASSWORD": "SECRET"}, json.dumps(raw))
+
+    assert database.run("SELECT COUNT(*) FROM SCORED") == [["1"]]
+
+
 @pytest.mark.parametrize("name", ["filesystem", "filesystem_deployment", "filesystem_tracked"])
 def test_filesystem(name: str, run: Any, server: str, many_server: str, place: Path) -> None:
     run(name, {ENDPOINT: server if name == "filesystem" else many_server})
