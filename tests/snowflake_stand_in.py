@@ -94,7 +94,7 @@ class Account:
         host, _, port = self.url.removeprefix("http://").partition(":")
         with snowflake.connector.connect(
             user=USER, password=PASSWORD, account="acme", host=host, port=int(port), protocol="http",
-            database="SALES", schema="LOANS", session_parameters={"CLIENT_TELEMETRY_ENABLED": False},
+            database="SALES", schema="LOANS", session_parameters={"CLIENT_TELEMETRY_ENABLED": False}, platform_detection_timeout_seconds=0.0,
         ) as connection:  # fmt: skip
             cursor = connection.cursor()
             for statement in statements:

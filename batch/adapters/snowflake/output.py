@@ -12,7 +12,7 @@ import pyarrow as pa
 from anyio import TemporaryDirectory
 
 from batch.adapters._staging import Marked, OpenFile, Parts, fresh_place, matched
-from batch.adapters.snowflake import statements
+from batch.adapters.snowflake import by_driver, statements
 from batch.adapters.snowflake.session import Session, connected
 from batch.adapters.snowflake.stage import Stage, stage_of
 from batch.adapters.snowflake.statements import TableName
@@ -30,6 +30,10 @@ async def open_output(
     settings: SnowflakeOutput, connection: JdbcSettings, credentials: Credentials, leftovers: Leftovers = NOTHING_LEFT
 ) -> AsyncIterator[TableOutput]:
     """The table, seen to be one that takes rows in the way that *settings* say; and the stage, if they name one."""
+    if settings.external_stage is None and by_driver.is_brought(connection):
+        async with by_driver.open_output(settings, connection, credentials, leftovers) as output:
+            yield output
+        return
     async with connected(connection.url, credentials, OutputError) as session:
         stage = await stage_of(session, settings, credentials, OutputError)
         if stage is not None:

@@ -153,6 +153,7 @@ def _connection(address: Address, credentials: Credentials, error: type[BatchErr
             session_parameters=_SESSION,
             application="prediction_api_batch",
             arrow_number_to_decimal=True,
+            platform_detection_timeout_seconds=0.0,  # asks no metadata service who this machine is
             **address.session,
         )
     except Error as exc:

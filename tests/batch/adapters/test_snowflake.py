@@ -21,7 +21,7 @@ from tests.batch.adapters.conftest import Case
 from tests.batch.jobs import HEADER, NO_WAIT, ROOT, csv_text, gold, people_rows
 from tests.snowflake_stand_in import PASSWORD, USER, Account, ExternalStage
 
-ROWS = [row for row in people_rows(300) if "\n" not in row[3]]
+ROWS = [row for row in people_rows(80) if "\n" not in row[3]]
 """Line ends inside of a text are more than the stand-in can load."""
 
 
@@ -132,7 +132,7 @@ async def test_straight(account: Account, snowflake_job: Any, run: Any, server: 
 async def test_by_way_of_a_stage(stage: Case, account: Account, snowflake_job: Any, run: Any, server: str) -> None:
     """Unloaded in some files, scored from there, loaded from there, and the stage as it was."""
     fill(account)
-    account.rows_per_file = 100
+    account.rows_per_file = 30
     stage.put("stage/other.txt", b"not ours")
     account.statements.clear()
 
@@ -380,14 +380,15 @@ async def test_killed(
     """``kill -9`` after any statement: the same command ends it, without a row lost or doubled or a file left."""
     fill(account)
     through = staged(stage) if way == "staged" else {}
-    keys: dict[str, Any] = {"intake": through, "output": through}
+    query = "select * from LOANS.PEOPLE where {{ current_run_timestamp }} > 0"  # of the first run in the second, too
+    keys: dict[str, Any] = {"intake": {"query": query, **through}, "output": through}
     if has_table:
         await run(snowflake_job(**keys), stage.credentials)
         account.sql("DELETE FROM SCORED")
         keys["output"] = {**through, "statement_type": "insert"}
     raw = {
         "prediction_endpoint": server,
-        "intake_settings": {"type": "snowflake", "table": "PEOPLE", "schema": "LOANS", **through},
+        "intake_settings": {"type": "snowflake", **keys["intake"]},
         "output_settings": {"type": "snowflake", "table": "scored", "schema": "LOANS", "statement_type": "create_table", **keys["output"]},
         "jdbc_settings": {"url": account.jdbc_url},
         "passthrough_columns": ["ID", "note", "income"],
@@ -409,10 +410,13 @@ async def test_killed(
     _, said = await to_thread.run_sync(processes[0].communicate)
     assert processes[0].returncode == -signal.SIGKILL, said.decode()
     account.after = lambda sql: None
+    account.statements.clear()
 
     await run(snowflake_job(**keys), stage.credentials)
 
     assert scored(account) == expected(server)
+    unloads = [sql for sql in account.statements if sql.startswith("COPY INTO @")]
+    assert bool(unloads) == (statement == "COPY INTO @")
     assert not stage.stored()
     assert not stage.unfinished()
     tables = account.sql("SELECT TABLE_NAME FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA = 'LOANS'")
