@@ -107,7 +107,7 @@ case $ACTION in
         IMAGE_ENGINE=$ENGINE IMAGE=$TAG IMAGE_VARIANT=$VARIANT IMAGE_BYTES=$size \
             "${PYTHON:-.venv/bin/python}" -m pytest tests/image -q --timeout 240 ;;
     clean)
-        umount -q "$STORE/store/overlay" 2>/dev/null || true
+        awk -v store="$STORE" 'index($2, store) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount
         rm -rf "$STORE" ;;
     *) say "usage: tools/image.sh build|check|clean [full|slim]"; exit 2 ;;
 esac

@@ -5,10 +5,12 @@ import os
 import signal
 import time
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
 
+import batch.adapters
 from tests.image.conftest import open_to_all
 from tests.image.containers import HARDENED, IMAGE, IS_SLIM, Container, engine, run, serving, started
 
@@ -175,6 +177,13 @@ def test_what_is_in_it_is_written_in_it(server: Container) -> None:
 @pytest.mark.parametrize("module", stores_of(IS_SLIM))
 def test_sdks_of_stores_and_databases_can_be_loaded(server: Container, module: str) -> None:
     done = server.execute("python3", "-c", f"import {module}")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(IS_SLIM, reason="the slim image has none of their SDKs on purpose")
+@pytest.mark.parametrize("name", [module.name for module in iter_modules(batch.adapters.__path__)])
+def test_adapters_can_be_loaded(server: Container, name: str) -> None:
+    done = server.execute("python3", "-c", f"import batch.adapters.{name}")
     assert done.returncode == 0, done.stderr
 
 
