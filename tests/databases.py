@@ -111,6 +111,12 @@ def lowered(command: Sequence[str | Path]) -> list[str]:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Sql]:
+    with postgresql_server() as sql:
+        yield sql
+
+
+@contextmanager
+def postgresql_server() -> Iterator[Sql]:
     driver = jar("postgresql.jar")
     if not POSTGRES:
         is_missing("postgresql (tools/setup.sh system)")
@@ -134,6 +140,12 @@ def postgresql() -> Iterator[Sql]:
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[Sql]:
+    with mariadb_server() as sql:
+        yield sql
+
+
+@contextmanager
+def mariadb_server() -> Iterator[Sql]:
     driver = jar("mariadb-java-client.jar")
     if not MARIADB.exists():
         is_missing("mariadbd (tools/setup.sh system)")

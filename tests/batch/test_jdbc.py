@@ -10,7 +10,7 @@ import pytest
 from batch.definition import definition_from
 from batch.errors import BatchError, IntakeError, OutputError
 from batch.runner import run_job
-from tests.batch.jobs import QUICK, gold
+from tests.batch.jobs import QUICK, free_port, gold
 from tests.databases import Sql
 
 EVERYWHERE = ("hsqldb", "h2", "postgresql", "mariadb")
@@ -269,3 +269,31 @@ def test_names_are_data(server: str, sql: Sql, tmp_path: Any) -> None:
     assert len(sql.run(f"SELECT * FROM {table}")) == 5
     quoted = f"`{target.replace('`', '``')}`" if sql.name == "mariadb" else '"' + target.replace('"', '""') + '"'
     assert sql.run(f"SELECT COUNT(*) FROM {quoted}") == [["5"]]
+
+
+@pytest.mark.parametrize("name", ["postgresql", "mariadb"])
+def test_nobody_there(server: str, request: pytest.FixtureRequest, tmp_path: Any, name: str) -> None:
+    sql: Sql = request.getfixturevalue(name)
+    settings = {**sql.settings, "url": f"jdbc:{name}://127.0.0.1:{free_port()}/tests"}
+    made = job(server, sql, "t", {"table": "t", "statement_type": "insert"}, jdbc_settings=settings)
+    with pytest.raises(IntakeError, match="cannot be reached") as caught:
+        run(sql, made, tmp_path)
+    text_free(str(caught.value), sql)
+
+
+def test_a_user_who_may_only_read(server: str, request: pytest.FixtureRequest, tmp_path: Any) -> None:
+    sql: Sql = request.getfixturevalue("postgresql")
+    table, _ = filled(sql, 3)
+    sql.run(
+        f"CREATE ROLE r{table} LOGIN PASSWORD 'reads-only'",
+        f"GRANT SELECT ON {table} TO r{table}",
+        f'CREATE TABLE {table}_out (id INTEGER, "bought_PREDICTION" TEXT)',
+        f"GRANT SELECT ON {table}_out TO r{table}",
+    )
+    names = ("bought_yes_PREDICTION", "bought_no_PREDICTION", "THRESHOLD", "POSITIVE_CLASS")
+    output = {"table": f"{table}_out", "statement_type": "insert"}
+    made = job(server, sql, table, output, column_names_remapping=dict.fromkeys(names))
+    reader = sql.credentials.__class__(jdbc_username=f"r{table}", jdbc_password="reads-only")
+    with pytest.raises(OutputError, match=r"(?s)may not do that.*permission denied") as caught:
+        run(sql, made, tmp_path, credentials=reader)
+    assert "reads-only" not in str(caught.value)
