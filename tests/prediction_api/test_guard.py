@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import Iterator
 
@@ -43,6 +44,7 @@ def fields(count: int, size: int = 1) -> list[bytes]:
         pytest.param(get(b"/ping", b"Host: [::1]:8080", b"Connection: close"), 200, id="IPv6 host"),
         pytest.param(get(b"http://here/ping", b"Host: here", b"Connection: close"), 200, id="absolute form"),
         pytest.param(get(b"/ping", b"Host: here", b"Connection: close", b"Expect: nonsense"), 200, id="odd Expect"),
+        pytest.param(get(b"/ping", b"Host: here", b"Connection: close", b"Range: bytes=" + b"0-," * 10_000 + b"0-"), 200, id="ranges"),
         pytest.param(get(b"/ping", b"Host: here", b"Connection: close", *fields(98)), 200, id="100 fields"),
         pytest.param(padded(8192), 200, id="request line of 8192 bytes"),
         pytest.param(get(b"/ping", b"Host: here", b"Connection: Upgrade", b"Upgrade: h2c"), 200, id="h2c"),
@@ -267,6 +269,30 @@ def test_refused_bodies_leave_nothing_open(server: ServerProcess) -> None:
 
     until(lambda: server.open_sockets() == 1, "only the listening socket and the line to the parent are open")
     assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("request_", "hard"),
+    [
+        pytest.param(get(b"/ping", b"Host: here") * 100, True, id="100 pipelined requests, then a reset"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", False, id="chunks without an end"),
+        pytest.param(POST + b"Content-Length: 9\r\n\r\nabc", True, id="half a body, then a reset"),
+    ],
+)
+def test_who_leaves_leaves_nothing(server: ServerProcess, request_: bytes, hard: bool) -> None:
+    with server.connect() as connection:
+        connection.sendall(request_)
+        if hard:  # a close that throws away what was not sent is a reset
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    until(lambda: server.open_sockets() == 1, "the connection is closed")
+    assert "Traceback" not in server.log
+
+
+def test_addresses_that_clients_claim_are_not_logged(server: ServerProcess) -> None:
+    assert server.exchange(get(b"/ping", b"X-Forwarded-For: 203.0.113.7", b"Forwarded: for=203.0.113.7")).status == 400
+    until(lambda: "127.0.0.1 refused: 400" in server.log, "the refusal is logged")
+    assert "203.0.113.7" not in server.log
 
 
 def test_who_was_refused_and_stays_is_cut_off(server: ServerProcess) -> None:
