@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 SOAK_MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test cov bench defences lint format types arch docs check lock image image-check release-check fuzz soak clean
+.PHONY: help demo run test cov bench bench-databases defences lint format types arch docs check lock image image-check release-check fuzz soak clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
@@ -60,12 +60,17 @@ check: lint types arch docs cov  ## what CI runs
 bench: .venv/dev.stamp  ## compare with other servers; writes docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks $(if $(BENCH_ARGS),$(BENCH_ARGS),--write docs/benchmarks.md)
 
+bench-databases: .venv/dev.stamp  ## read and write PostgreSQL, MariaDB and HSQLDB beside jaydebeapi and ADBC
+	@tools/setup.sh system
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --group databases
+	for name in postgresql mariadb hsqldb; do $(BIN)/python -m tests.benchmarks.jdbc $$name || exit 1; done
+
 defences: .venv/dev.stamp  ## take each defence away and see its tests fail (an hour)
 	$(BIN)/python -m tests.defences $(DEFENCE)
 
 lock: .venv/dev.stamp  ## resolve constraints.txt anew, keeping what still fits (UPGRADE=--upgrade for the newest)
 	$(BIN)/python -m pip install -q 'uv>=0.9'
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group dev --group fuzz \
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group dev --group fuzz --group databases \
 		--no-header --no-annotate --quiet $(UPGRADE) --output-file constraints.txt
 	sed -i "s/ and sys_platform == 'linux'//; s/ ; sys_platform == 'linux'//" constraints.txt
 
