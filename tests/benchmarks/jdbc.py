@@ -94,7 +94,7 @@ def _connected(sql: Sql) -> Any:
 
 
 def _quoted(sql: Sql, name: str) -> str:
-    return f"`{name}`" if sql.name == "mariadb" else f'"{name if sql.name in SERVERS else name.upper()}"'
+    return f"`{name}`" if sql.name == "mariadb" else f'"{name}"'
 
 
 def fetchmany(sql: Sql, n_rows: int) -> None:
