@@ -6,7 +6,7 @@ A body of a time series is read whole before anything is derived from it: any ro
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Final
 
 import anyio
@@ -112,7 +112,11 @@ class ForecastScorer(Scorer):
         more = Accompaniment(self._model, order.options)
         table, kept = self._whole(order, stopped)
         found = self._forecaster.forecast(
-            table, order.options.forecast, self._percentile, stopped, partial(more.add, proceed=proceed)
+            table,
+            order.options.forecast,
+            self._percentile,
+            stopped,
+            told=lambda derived, values, n_rows: more.add(derived, values, proceed, n_rows),
         )
         proceed()
         rows = found.rows.tolist()

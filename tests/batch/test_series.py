@@ -20,6 +20,7 @@ from batch.report import Report
 from batch.runner import RunOptions, run_job
 from batch.settings import Credentials
 from model_repository import SeriesSettings, fit_time_series_package
+from model_repository.explanations import gathered
 from model_repository.repository import load_model
 from prediction_api.app import create_app
 from prediction_api.settings import Settings
@@ -153,6 +154,19 @@ async def test_explanations(run, client, tmp_path, historical):
     assert found[0].count("EXPLANATION_3_QUALITATIVE_STRENGTH") == 1
     assert {line[found[0].index("EXPLANATION_1_FEATURE_NAME")] for line in found[1:]} == {"", "sales (lag 1)"}
     assert (report.rows_scored, report.rows_failed) == (18, 0)
+
+
+async def test_more_explanations_than_a_server_holds_at_once(run, client, tmp_path, monkeypatch):
+    """Are asked for series by series."""
+    rows = rows_of(SHOPS[:4])
+    query = {"maxExplanations": "2"}
+    expected = await whole(client, rows, **query)
+    monkeypatch.setattr(gathered, "MOST_EXPLANATIONS", 2 * 3 * 1)
+
+    report = await run(rows, max_explanations=2)
+
+    assert read_csv(tmp_path / "out.csv") == expected
+    assert (report.rows_scored, report.rows_failed) == (12, 0)
 
 
 async def test_explanations_without_reference_rows(tmp_path):

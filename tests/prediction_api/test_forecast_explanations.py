@@ -20,10 +20,11 @@ from starlette.requests import ClientDisconnect
 
 from model_repository import SeriesSettings, fit_time_series_package
 from model_repository.deployments import Repository
-from model_repository.explanations import ExplanationOptions, gathered
+from model_repository.explanations import Explainer, ExplanationOptions, gathered
 from model_repository.predictions import ScoringOptions
 from model_repository.repository import Model, load_model
 from model_repository.tables import Rows, Table
+from model_repository.timeseries import features
 from prediction_api.app import create_app
 from prediction_api.forecasting import scorer_for
 from prediction_api.many import Deployer, create_app_of_many
@@ -237,8 +238,34 @@ async def test_among_many_models(tmp_path, packages, client_for, make_client):
     assert "SHAP explanations are not available for time series models" in refused.json()["message"]
 
 
+async def test_what_is_not_known_in_advance_may_be_a_reason(client_for):
+    """Its value is that it is missing."""
+    rows = [{name: row[name] for name in ("day", "shop", "sales")} for row in rows_of()]
+
+    found = await asked(client_for("trees"), "maxExplanations=10&relaxKnownInAdvanceFeaturesCheck=true", rows)
+
+    values = {reason["feature"]: reason["featureValue"] for row in found for reason in row["predictionExplanations"]}
+    assert values["promo"] is None
+    assert isinstance(values["sales (lag 1)"], int | float)
+
+
+async def test_a_range_is_explained_block_by_block(client_for, monkeypatch):
+    """However it is cut, the answer is the same."""
+    query = "maxExplanations=3&predictionsStartDate=2024-01-05&predictionsEndDate=2024-01-30"
+    whole = await asked(client_for("trees"), query, rows_of())
+    monkeypatch.setattr(features, "MOST_PAIRS", 7)
+
+    cut = await asked(client_for("trees"), query, rows_of())
+
+    assert len(cut) == 2 * 25 * 3
+    assert cut == whole
+
+
 async def test_a_range_has_no_more_than_fit_into_memory(client_for, monkeypatch):
+    """It is refused before the first is explained."""
     monkeypatch.setattr(gathered, "MOST_EXPLANATIONS", 100)
+    monkeypatch.setattr(Explainer, "explain", None)
+    monkeypatch.setattr(features, "MOST_PAIRS", 7)
     query = "maxExplanations=3&predictionsStartDate=2024-01-05&predictionsEndDate=2024-01-30"
 
     answer = await client_for("linear").post(f"/predictions?{query}", content=as_csv(rows_of()), headers=AS_JSON)
