@@ -10,8 +10,8 @@ from batch.scoring_client import answer_limit
 FIELDS: Final = ("FEATURE_NAME", "STRENGTH", "ACTUAL_VALUE", "QUALITATIVE_STRENGTH")
 LEAST_OF_ALL: Final = 10
 """So many explanations have columns even where the model has fewer features."""
-FIELD_BYTES: Final = 64
-"""More than the numbers and commas of one explanation."""
+FIELD_BYTES: Final = 96
+"""More than the numbers and commas of one explanation, and what the name of a derived feature has beside a column's."""
 
 
 def expected_columns(job: Job, info: Info) -> tuple[str, ...] | None:
@@ -45,10 +45,11 @@ def _explanation_columns(job: Job, info: Info, n_features: int) -> list[str]:
     if model_type(info) == "Multiclass":
         classes = [f"CLASS_{number}" for number in range(1, _n_classes(job) + 1)]
         return [name for one in classes for name in (one, *(f"{one}_{field}" for field in fields))]
-    return [*fields, "SHAP_REMAINING_TOTAL", "SHAP_BASE_VALUE"] if _is_shap(job) else fields
+    return [*fields, "SHAP_REMAINING_TOTAL", "SHAP_BASE_VALUE"] if is_shap(job) else fields
 
 
-def _is_shap(job: Job) -> bool:
+def is_shap(job: Job) -> bool:
+    """Whether explanations, if any, are SHAP values."""
     return job.explanation_algorithm == "shap" or (job.explanation_algorithm is None and job.max_explanations == "all")
 
 

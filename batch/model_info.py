@@ -53,6 +53,16 @@ def _prediction_columns(info: Info) -> tuple[str, ...] | None:
     return (*(f"{name}_{_text(label)}_PREDICTION" for label in labels), f"{name}_PREDICTION", *threshold)
 
 
+def unexplained(info: Info, algorithm: str) -> str | None:
+    """Why the model cannot be explained in this way; ``None`` if it can, or the server does not tell."""
+    can = ((info or {}).get("capabilities") or {}).get("explanationAlgorithms")
+    if can is None or algorithm in can:
+        return None
+    if not can:
+        return "max_explanations: the package of the server's model has not what explanations need"
+    return f"explanation_algorithm: the server's model is not explained by {algorithm}, only by {' and '.join(can)}"
+
+
 def model_type(info: Info) -> str | None:
     """``Regression``, ``Binary``, ``Multiclass`` or ``Anomaly``."""
     return _target(info).get("type")

@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from batch.errors import JobError
+from batch.expected_answer import explains, is_shap
 from batch.job import TimeseriesSettings
+from batch.model_info import unexplained
 from batch.ports import Intake, TableIntake
 from batch.records import START
 from batch.run import Run
@@ -32,6 +34,8 @@ async def prepare_series(run: Run, intake: Intake | TableIntake) -> None:
         raise JobError("include_row_id: not for models of time series, whose rows may have many predictions, or none")
     if run.options.limit is not None:
         raise JobError("--limit: not for models of time series: the series in its last rows would not be whole")
+    if explains(run.job) and (problem := unexplained(run.info, "shap" if is_shap(run.job) else "xemp")):
+        raise JobError(problem)
     run.series = columns
     run.server.expect_forecasts(columns.distances, await _parameters(run, intake, columns, settings))
 

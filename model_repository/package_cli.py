@@ -87,6 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     series.add_argument("--config", type=Path, required=True, metavar="TS.yml", help="see the page on time series")
     series.add_argument("--name", help="of the model (default: the name of the output file)")
+    series.add_argument(
+        "--no-reference",
+        action="store_true",
+        help="leave out the rows of derived features that explanations of forecasts need",
+    )
     series.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mlpkg")
     series.set_defaults(package_command=_create_time_series)
 
@@ -168,7 +173,10 @@ def _create_time_series(args: argparse.Namespace) -> int:
     settings = settings_from(args.config.read_bytes(), str(args.config))
     texts = [settings.datetime_column, settings.series_column]
     rows = _sample_from(args.table, {name: "str" for name in texts if name is not None})
-    manifest = fit_time_series_package(args.output, rows, settings, name=args.name)
+    with _feature_progress() as progress:
+        manifest = fit_time_series_package(
+            args.output, rows, settings, name=args.name, reference=not args.no_reference, progress=progress
+        )
     _print(f"{args.output}: {_headline(manifest)}, {_path_line(manifest)}")
     return EXIT_OK
 
@@ -180,8 +188,8 @@ def _feature_progress() -> Iterator[Callable[[int, int], None]]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("feature impact", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task("feature impact", total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
 
 def _inspect(args: argparse.Namespace) -> int:

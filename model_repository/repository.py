@@ -49,7 +49,14 @@ class Model:
     @cached_property
     def explainer(self) -> Explainer:
         """Why its predictions are what they are; costs nothing before it is asked."""
-        return Explainer(self.runtime, self.manifest.schema, self.manifest.target, self.reference)
+        manifest = self.manifest
+        return Explainer(
+            self.runtime,
+            manifest.schema,
+            manifest.target,
+            self.reference,
+            time_series=manifest.timeseries is not None,
+        )
 
     def replay(self) -> float:
         """

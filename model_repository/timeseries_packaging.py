@@ -25,6 +25,7 @@ from model_repository.manifest import Manifest, Serializer
 from model_repository.packaging import create_package
 from model_repository.per_distance import PerDistance
 from model_repository.predictions import ClassLabel, ForecastOptions, Target
+from model_repository.reference_rows import Progress
 from model_repository.runtimes.estimator import EstimatorRuntime, estimator_inputs
 from model_repository.tables import Feature, FloatArray, Schema
 from model_repository.targets import target_of
@@ -65,6 +66,8 @@ def fit_time_series_package(
     estimator: Any = None,
     name: str | None = None,
     serializer: Serializer = "skops",
+    reference: bool = True,
+    progress: Progress | None = None,
 ) -> Manifest:
     """
     Derive features, backtest, fit, and write the package.
@@ -77,6 +80,8 @@ def fit_time_series_package(
             Without one, what *settings* says.
         name: of the model; the file's name if not given.
         serializer: as for `create_package`.
+        reference: as for `create_package`; the rows are of the derived features.
+        progress: as for `create_package`.
 
     Raises:
         CannotPackage: what is wrong with the table or the settings, and what to change.
@@ -86,7 +91,8 @@ def fit_time_series_package(
     few = len(training) * (last - first + 1) < MANY_ROWS
     try:
         with threadpool_limits(1 if few else None, "openmp"):
-            return _Fit(training, settings, estimator).packaged(Path(path), name, serializer)
+            fit = _Fit(training, settings, estimator)
+            return fit.packaged(Path(path), name, serializer, progress, reference=reference)
     except RequestError as exc:  # what a request is refused for, training rows are too
         raise CannotPackage(f"the training rows: {exc}") from exc
     except InvalidPackage as exc:
@@ -121,7 +127,9 @@ class _Fit:
         template = estimator if estimator is not None else default_estimator(settings, binary=self._is_binary())
         self.template = PerDistance(template) if settings.models == "per_distance" else template
 
-    def packaged(self, path: Path, name: str | None, serializer: Serializer) -> Manifest:
+    def packaged(
+        self, path: Path, name: str | None, serializer: Serializer, progress: Progress | None, *, reference: bool
+    ) -> Manifest:
         """Everything, in the order in which it depends on each other."""
         fitted = self._fitted()
         intervals = self._intervals(fitted)
@@ -137,6 +145,8 @@ class _Fit:
             positive_class=fitted.target.class_labels[0] if fitted.target.class_labels else None,
             threshold=fitted.target.threshold,
             serializer=serializer,
+            reference=reference,
+            progress=progress,
             timeseries=(self.spec, {CONTENTS: msgspec.json.encode(contents)}),
         )
 

@@ -33,12 +33,13 @@ class Accompaniment:
         self._exposures: list[FloatArray] = []
         self._gathered = Gathered(model.explainer, options.explain) if options.explain is not None else None
 
-    def add(self, block: Rows | Table, values: FloatArray, proceed: Callable[[], None]) -> None:
+    def add(self, block: Rows | Table, values: FloatArray, proceed: Callable[[], None], n_rows: int = 0) -> None:
         """
         Take the next rows, with their predictions.
 
         Args:
             proceed: called again and again; what it raises ends the work.
+            n_rows: of all blocks, where that is known.
 
         Raises:
             BodyTooLarge: more explanations than fit into memory.
@@ -49,7 +50,7 @@ class Accompaniment:
         if self._exposure in table.numeric:
             self._exposures.append(table.numeric[self._exposure])
         if self._gathered is not None:
-            self._gathered.add(table, values, proceed)
+            self._gathered.add(table, values, proceed, n_rows)
 
     def beside(
         self, answer: Answer, texts: ExplanationTexts, values: FloatArray, kept: Mapping[str, Sequence[Any]]

@@ -20,9 +20,9 @@ from model_repository.repository import Model
 from model_repository.runtimes.forecasting import Forecasting
 from model_repository.tables import Schema, Table
 from model_repository.timeseries.forecaster import Forecaster, stacked
+from prediction_api.accompaniment import Accompaniment
 from prediction_api.forecast_columns import ForecastColumns
 from prediction_api.scoring import (
-    ONE_PIECE_ROWS,
     AssociationId,
     Codecs,
     Kept,
@@ -90,8 +90,10 @@ class ForecastScorer(Scorer):
         self._without = lru_cache(maxsize=8)(self._codecs_without)
 
     async def score(self, order: Order, left: Left) -> Scored:
-        """As `Scorer.score`; what is small on the event loop, the rest on a thread."""
-        if len(order.data) <= SMALL_BODY and self._inline and not order.options.forecast.is_bulk:
+        """As `Scorer.score`; what is small and not explained on the event loop, the rest on a thread."""
+        options = order.options
+        plain = options.explain is None and not options.forecast.is_bulk
+        if len(order.data) <= SMALL_BODY and self._inline and plain:
             return self._forecast(order, lambda: False)
         try:
             with anyio.fail_after(self._timeout):
@@ -103,17 +105,28 @@ class ForecastScorer(Scorer):
         return self._forecast(order, stop.is_set)
 
     def _forecast(self, order: Order, stopped: Stopped) -> Scored:
+        def proceed() -> None:
+            if stopped():
+                raise ClientDisconnect
+
+        more = Accompaniment(self._model, order.options)
         table, kept = self._whole(order, stopped)
-        found = self._forecaster.forecast(table, order.options.forecast, self._percentile, stopped)
-        if stopped():
-            raise ClientDisconnect
+        found = self._forecaster.forecast(
+            table,
+            order.options.forecast,
+            self._percentile,
+            stopped,
+            told=lambda derived, values, n_rows: more.add(derived, values, proceed, n_rows),
+        )
+        proceed()
         rows = found.rows.tolist()
-        kept = self._kept(order, {name: _chosen(column, rows) for name, column in kept.items()})
+        columns: Kept = {name: _chosen(column, rows) for name, column in kept.items()}
+        beside = more.beside(order.answer, self._explanation_texts, found.values, columns)
         spec = self._forecaster.spec
         frame = ForecastColumns(found, spec, table.strings[spec.datetime_column])
         writer = self._codecs.json_writer if order.answer == "json" else self._codecs.csv_writer
-        pieces = writer.chunks(found.values, order.options, kept, frame=frame)
-        return Scored(len(rows), b"".join(pieces) if len(rows) <= ONE_PIECE_ROWS else pieces)
+        pieces = writer.chunks(found.values, order.options, self._kept(order, columns), beside, frame)
+        return Scored.of(len(rows), pieces, beside)
 
     def _whole(self, order: Order, stopped: Stopped) -> tuple[Table, Kept]:
         """All rows; where a column may be absent and is, without it."""

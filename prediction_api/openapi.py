@@ -164,19 +164,23 @@ def prediction_schema(target: Target, series: TimeSeries | None = None) -> JsonO
     if series is not None:
         properties |= _OF_A_FORECAST
         required += [name for name in _OF_A_FORECAST if name != "predictionIntervals"]
-    else:
-        if target.type == "Regression":
-            properties["adjustedPrediction"] = {"type": ["number", "null"]}
-            properties["adjustedPredictionValues"] = {"type": "array", "items": _ADJUSTED}
-        properties["predictionExplanations"] = {"type": "array", "items": _explanation(labels)}
-        if target.type != "Multiclass":
-            properties["shapExplanationsMetadata"] = {"type": "array", "items": _SHAP}
+    elif target.type == "Regression":
+        properties["adjustedPrediction"] = {"type": ["number", "null"]}
+        properties["adjustedPredictionValues"] = {"type": "array", "items": _ADJUSTED}
+    feature = _A_COLUMN if series is None else _DERIVED
+    properties["predictionExplanations"] = {"type": "array", "items": _explanation(labels, feature)}
+    if series is None and target.type != "Multiclass":
+        properties["shapExplanationsMetadata"] = {"type": "array", "items": _SHAP}
     return {"type": "object", "properties": properties, "required": required}
 
 
-def _explanation(labels: JsonObject) -> JsonObject:
+_A_COLUMN: Final = "A column of the request."
+_DERIVED: Final = "What the model takes: derived from columns of the request, or known in advance."
+
+
+def _explanation(labels: JsonObject, feature: str) -> JsonObject:
     properties: JsonObject = {
-        "feature": {"type": "string", "description": "A column of the request."},
+        "feature": {"type": "string", "description": feature},
         "featureValue": {"type": ["string", "number", "boolean", "null"]},
         "strength": {"type": ["number", "null"], "description": "How far it moves the prediction, and which way."},
         "qualitativeStrength": {"enum": [*filter(None, SYMBOLS)], "description": "Not for SHAP."},

@@ -195,7 +195,7 @@ def options_from(query: bytes, target: Target, *, explanations: int = 0, time_se
             relaxed=_only(given, "relaxKnownInAdvanceFeaturesCheck", False),
         ),
         adjusted=not _only(given, "excludeAdjustedPredictions", True),
-        explain=_explain(given, target, explanations, time_series),
+        explain=_explain(given, target, explanations),
     )
 
 
@@ -248,14 +248,10 @@ def _check_model(given: Values, target: Target, time_series: bool) -> None:
         )
 
 
-def _explain(given: Values, target: Target, default: int, time_series: bool) -> ExplanationOptions | None:
+def _explain(given: Values, target: Target, default: int) -> ExplanationOptions | None:
     """What is asked of explanations; ``None`` for none."""
     name = "maxCodes" if "maxCodes" in given else "maxExplanations"
     asked = _only(given, name, default)
-    if time_series and (asked != 0 or "explanationAlgorithm" in given):
-        raise InvalidParameter(
-            "prediction explanations are not available for time series models; maxExplanations must be 0"
-        )
     algorithm = _only(given, "explanationAlgorithm", "shap" if asked == "all" else "xemp")
     if algorithm == "xemp":
         if asked == "all":

@@ -102,11 +102,6 @@ class Codecs:
         """Of answers."""
         return CsvWriter(self._target)
 
-    @cached_property
-    def explanation_texts(self) -> ExplanationTexts:
-        """Of answers, too."""
-        return ExplanationTexts(self._schema, self._target)
-
 
 @dataclass(frozen=True, slots=True)
 class Scored:
@@ -114,6 +109,12 @@ class Scored:
 
     n_rows: int
     content: bytes | Iterator[bytes]
+
+    @classmethod
+    def of(cls, n_rows: int, pieces: Iterator[bytes], beside: Sequence[Beside]) -> "Scored":
+        """Whole if it is short."""
+        n_cells = n_rows + sum(one.n_pieces for one in beside) * n_rows // USUAL_PIECES
+        return cls(n_rows, b"".join(pieces) if n_cells <= ONE_PIECE_ROWS else pieces)
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,11 @@ class Scorer:
         self._timeout = timeout
         self._inline = model.path == "compiled"
         self._batcher = MicroBatcher(model.runtime.predict_rows)
+
+    @cached_property
+    def _explanation_texts(self) -> ExplanationTexts:
+        """Of what the model takes, which of a time series is derived from what the request has."""
+        return ExplanationTexts(self._model.manifest.schema, self._model.manifest.target)
 
     async def score(self, order: Order, left: Left) -> Scored:
         """
@@ -223,10 +229,8 @@ class Scorer:
             n_rows += block.n_rows
             kept.add(block.n_rows, block.kept)
         values, columns = np.concatenate(blocks), kept.columns()
-        beside = more.beside(order.answer, self._codecs.explanation_texts, values, columns)
-        pieces = self._pieces(order, values, self._kept(order, columns), beside)
-        n_cells = n_rows + sum(one.n_pieces for one in beside) * n_rows // USUAL_PIECES
-        return Scored(n_rows, b"".join(pieces) if n_cells <= ONE_PIECE_ROWS else pieces)
+        beside = more.beside(order.answer, self._explanation_texts, values, columns)
+        return Scored.of(n_rows, self._pieces(order, values, self._kept(order, columns), beside), beside)
 
     def _blocks(self, order: Order, stop: threading.Event) -> Iterator[Rows | Table]:
         """A small body is one block, read and scored as without explanations, so that predictions are the same."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model_repository.errors import ExplanationsUnavailable
 from model_repository.explanations.explained import (
+    MOST_XEMP,
     Explanations,
     ShapWarnings,
     explained_classes,
@@ -36,10 +37,14 @@ _CELLS_AT_ONCE: Final = 1 << 20
 """Rows times features whose strengths are held at once: 8 MiB."""
 NO_REFERENCE: Final = (
     "the model's package has no reference rows, which these explanations need: package it again with "
-    "'prediction-api package create' and without --no-reference"
+    "'prediction-api package {command}' and without --no-reference"
 )
 SHAP_DOES_WITHOUT: Final = "; explanationAlgorithm=shap does without"
 NO_MULTICLASS_SHAP: Final = "SHAP explanations are not available for multiclass models; explanationAlgorithm=xemp is"
+NO_SERIES_SHAP: Final = (
+    "SHAP explanations are not available for time series models; explanationAlgorithm=xemp is, with maxExplanations "
+    f"from 1 to {MOST_XEMP}"
+)
 
 
 class Explainer:
@@ -50,11 +55,24 @@ class Explainer:
     forest) and later ones find it. May be used by several threads.
     """
 
-    def __init__(self, runtime: Runtime, schema: Schema, target: Target, reference: ReferenceData | None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        schema: Schema,
+        target: Target,
+        reference: ReferenceData | None,
+        *,
+        time_series: bool = False,
+    ) -> None:
+        """
+        Args:
+            schema: of what the runtime takes: of a time series the features that are derived.
+        """
         self._runtime = runtime
         self.schema = schema
         self.target = target
         self._reference = reference
+        self._time_series = time_series
         self._reading = threading.Lock()
 
     @property
@@ -89,11 +107,14 @@ class Explainer:
         """Why this model does not support it; ``None`` if it does."""
         if algorithm == "shap" and self.target.type == "Multiclass":
             return NO_MULTICLASS_SHAP
+        if algorithm == "shap" and self._time_series:
+            return NO_SERIES_SHAP
         if self._reference is not None:
             return None
-        if self.target.type == "Multiclass" or self._method is None:
-            return NO_REFERENCE
-        return NO_REFERENCE + SHAP_DOES_WITHOUT if algorithm == "xemp" else None
+        again = NO_REFERENCE.format(command="create-time-series" if self._time_series else "create")
+        if self._time_series or self.target.type == "Multiclass" or self._method is None:
+            return again
+        return again + SHAP_DOES_WITHOUT if algorithm == "xemp" else None
 
     def require(self, algorithm: Algorithm) -> None:
         """

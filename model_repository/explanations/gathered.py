@@ -69,15 +69,24 @@ class Gathered:
             place: {} for place, feature in enumerate(self._features) if not feature.is_numeric
         }
 
-    def add(self, table: Table, predictions: FloatArray, proceed: Callable[[], None] = lambda: None) -> None:
+    def add(
+        self,
+        table: Table,
+        predictions: FloatArray,
+        proceed: Callable[[], None] = lambda: None,
+        n_rows: int = 0,
+    ) -> None:
         """
-        Explain the next rows; the arguments are those of `Explainer.explain`.
+        Explain the next rows; the first arguments are those of `Explainer.explain`.
+
+        Args:
+            n_rows: of the whole request, where that is known: too many are then refused before any is explained.
 
         Raises:
             BodyTooLarge: all together are more than `MOST_EXPLANATIONS`.
         """
         self._n_rows += table.n_rows
-        if self._n_rows * self._per_row > MOST_EXPLANATIONS:
+        if max(self._n_rows, n_rows) * self._per_row > MOST_EXPLANATIONS:
             most = max(1, MOST_EXPLANATIONS // self._per_row)
             raise BodyTooLarge(
                 f"at most {most} rows are answered at once with up to {self._per_row} explanations each: send fewer "

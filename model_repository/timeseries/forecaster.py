@@ -100,6 +100,7 @@ class Forecaster:
         asked: ForecastOptions,
         percentile: int | None = None,
         stopped: Callable[[], bool] = lambda: False,
+        told: Callable[[Table, FloatArray, int], None] = lambda derived, values, most: None,
     ) -> Forecast:
         """
         The forecasts that are asked for.
@@ -108,6 +109,8 @@ class Forecaster:
             table: all inputs; the target and, if *relaxed*, what is known in advance may be absent.
             percentile: of the interval around each forecast, if any; see `Intervals`.
             stopped: asked between blocks of a long work; after a yes the result means nothing.
+            told: gets the derived features of each block of forecasts, in their order, what the model says of them, and
+                how many forecasts there are at most in all blocks together.
 
         Raises:
             UnscorableValue: a time, series, or known value that cannot be used.
@@ -138,6 +141,7 @@ class Forecaster:
                 derived, _ = derived_table(self.spec, panel, past, block, table)
             kept.append(block)
             values.append(self._predicted(derived, panel.rows[block.places]))
+            told(derived, values[-1], len(pairs))
         if not kept:
             raise self._nothing(panel, observed)
         return self._answer(panel, _joined(kept), np.concatenate(values), percentile)

@@ -20,6 +20,7 @@ from batch.report import Report
 from batch.runner import RunOptions, run_job
 from batch.settings import Credentials
 from model_repository import SeriesSettings, fit_time_series_package
+from model_repository.explanations import gathered
 from model_repository.repository import load_model
 from prediction_api.app import create_app
 from prediction_api.settings import Settings
@@ -137,6 +138,51 @@ async def test_a_range_of_the_past(run, client, tmp_path):
     assert len(read_csv(tmp_path / "out.csv")) == 1 + 5 * (17 + 16 + 15)
 
 
+@pytest.mark.parametrize("historical", [False, True], ids=["point", "range"])
+async def test_explanations(run, client, tmp_path, historical):
+    """As over HTTP, in as many columns, however the table is cut."""
+    rows = rows_of(SHOPS[:6], n=8)
+    settings = {"timeseries_settings": {"type": "historical", "predictions_start_date": day(5), "predictions_end_date": day(8)}}  # fmt: skip
+    query = {"predictionsStartDate": day(5), "predictionsEndDate": day(8)}
+    keys = {"max_explanations": 3, "threshold_high": 250, "passthrough_columns": ["note"], "mini_batch_size": 20}
+
+    report = await run(rows, **keys, **(settings if historical else {}))
+
+    options = {"maxExplanations": "3", "thresholdHigh": "250", "passthroughColumns": "note"}
+    found = read_csv(tmp_path / "out.csv")
+    assert found == await whole(client, rows, **options, **(query if historical else {}))
+    assert found[0].count("EXPLANATION_3_QUALITATIVE_STRENGTH") == 1
+    assert {line[found[0].index("EXPLANATION_1_FEATURE_NAME")] for line in found[1:]} == {"", "sales (lag 1)"}
+    assert (report.rows_scored, report.rows_failed) == (18, 0)
+
+
+async def test_more_explanations_than_a_server_holds_at_once(run, client, tmp_path, monkeypatch):
+    """Are asked for series by series."""
+    rows = rows_of(SHOPS[:4])
+    query = {"maxExplanations": "2"}
+    expected = await whole(client, rows, **query)
+    monkeypatch.setattr(gathered, "MOST_EXPLANATIONS", 2 * 3 * 1)
+
+    report = await run(rows, max_explanations=2)
+
+    assert read_csv(tmp_path / "out.csv") == expected
+    assert (report.rows_scored, report.rows_failed) == (12, 0)
+
+
+async def test_explanations_without_reference_rows(tmp_path):
+    """Said before anything is scored."""
+    (tmp_path / "in.csv").write_text(as_csv(rows_of(SHOPS[:1])), newline="")
+    bare = tmp_path / "bare.mlpkg"
+    spec = SeriesSettings(target="sales", datetime_column="day", series_column="shop", feature_derivation_window=(-2, 0), forecast_window=(1, 3), lags=[1], windows=[])  # fmt: skip
+    training = pd.DataFrame(rows_of(SHOPS[:3], n=60, ahead=0))
+    fit_time_series_package(bare, training, spec, estimator=LinearRegression(), reference=False)
+    transport = httpx.ASGITransport(app=create_app(load_model(bare), Settings()))
+
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        with pytest.raises(JobError, match="max_explanations: the package of the server's model has not what"):
+            await run_job(job_of(tmp_path, max_explanations=3), Credentials(), client=client)
+
+
 async def test_a_series_without_rows_to_forecast_is_history_only(run, tmp_path):
     report = await run([*rows_of(SHOPS[:1], ahead=0), *rows_of(SHOPS[1:3])], mini_batch_size=5)
 
@@ -242,8 +288,10 @@ async def test_the_other_series_are_forecast_where_the_job_says_so(run, tmp_path
     [
         pytest.param({"include_row_id": True}, None, "include_row_id: not for models of time series", id="row id"),
         pytest.param({}, RunOptions(limit=5), "--limit: not for models of time series", id="limit"),
+        pytest.param({"explanation_algorithm": "shap"}, None, "explanation_algorithm: the server's model is not explained by shap, only by xemp", id="shap"),
+        pytest.param({"max_explanations": "all"}, None, "is not explained by shap, only by xemp", id="all"),
     ],
-)
+)  # fmt: skip
 async def test_what_makes_no_sense_of_series(run, keys, options, message):
     with pytest.raises(JobError, match=message):
         await run(rows_of(SHOPS[:1]), options, **keys)

@@ -292,6 +292,40 @@ def test_uploads_are_tried_out_with_their_golden_forecast(package: Path, tmp_pat
         validator.check(file.fileno())
 
 
+def test_reference_rows_are_of_the_derived_features(package: Path):
+    """Explanations need them; they bring the model's own features, the texts among them."""
+    model = load_model(package)
+
+    assert model.reference is not None
+    assert list(model.reference.columns) == model.manifest.schema.names
+    assert {"sales (lag 1)", "day (day of week)", "FORECAST_DISTANCE", "promo", "kind"} <= set(model.reference.columns)
+    assert set(model.reference.columns["kind"]) == {"x", "y"}
+    assert set(model.reference.columns["FORECAST_DISTANCE"]) == {1.0, 2.0, 3.0}
+    assert (model.reference.n_rows, max(model.reference.impact)) == (200, 1.0)
+    assert model.explainer.algorithms == ("xemp",)
+
+
+def test_a_package_without_reference_rows(tmp_path: Path):
+    """Whoever does not want rows of the past in it; forecasts are the same."""
+    rows_of().to_csv(tmp_path / "train.csv", index=False)
+    (tmp_path / "ts.yml").write_text(
+        "target: sales\ndatetime_column: day\nseries_column: shop\nestimator: linear\nforecast_window: [1, 3]\n"
+        "feature_derivation_window: [-13, 0]\n"
+    )
+    arguments = ["package", "create-time-series", str(tmp_path / "train.csv"), "--config", str(tmp_path / "ts.yml")]
+
+    made = [main([*arguments, *more, "-o", str(tmp_path / name)]) for name, more in [("with", []), ("without", ["--no-reference"])]]  # fmt: skip
+
+    full, bare = (load_model(tmp_path / name) for name in ("with", "without"))
+    assert made == [0, 0]
+    assert full.reference is not None
+    assert (bare.reference, bare.manifest.reference, bare.explainer.algorithms) == (None, None, ())
+    assert "create-time-series" in str(bare.explainer.problem("xemp"))
+    assert bare.forecasting is not None
+    assert full.forecasting is not None
+    assert bare.forecasting.contents.golden == full.forecasting.contents.golden
+
+
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Codes with leading zeros stay texts; the package verifies and says what it takes."""
     rows = rows_of().assign(shop=lambda table: table["shop"].map({"a": "007", "b": "011"}))

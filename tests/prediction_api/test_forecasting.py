@@ -231,7 +231,9 @@ REFUSALS = [
     pytest.param([{"day": day(0), "shop": "a", "sales": 1.0}], "", 400, "missing columns: promo", id="known column absent"),
     pytest.param([{"day": day(0), "promo": 1, "sales": 1.0}], "", 400, "missing columns: shop", id="series column absent"),
     pytest.param([{"day": day(step), "shop": "a", "promo": 0} for step in range(9)], "", 422, "series 'a': too little history: the forecast point 2024-01-06 needs it from 2024-01-04 to 2024-01-06, found none", id="target column absent"),
-    pytest.param(rows_of("a"), "maxExplanations=3", 422, "prediction explanations are not available for time series models; maxExplanations must be 0", id="explanations"),
+    pytest.param(rows_of("a"), "explanationAlgorithm=shap", 422, "SHAP explanations are not available for time series models; explanationAlgorithm=xemp is, with maxExplanations from 1 to 10", id="SHAP"),
+    pytest.param(rows_of("a"), "maxExplanations=all", 422, "SHAP explanations are not available for time series models; explanationAlgorithm=xemp is, with maxExplanations from 1 to 10", id="all explanations"),
+    pytest.param(rows_of("a"), "maxExplanations=11", 422, "'maxExplanations': value is not a whole number from 0 to 10; more only with explanationAlgorithm=shap", id="too many explanations"),
     pytest.param(rows_of("a"), "passthroughColumns=nothing", 400, "passthroughColumns do not match columns, columns expected but not found: ['nothing']", id="passthrough"),
 ]  # fmt: skip
 
@@ -244,12 +246,6 @@ async def test_refusals(client_for, kind, rows, query, status, message):
     answer = await client_for().post(f"/predictions?{query}", content=body, headers=headers)
 
     assert (answer.status_code, answer.json()) == (status, {"message": message})
-
-
-async def test_the_old_route_for_explanations_is_refused(client_for):
-    answer = await client_for().post("/predictionExplanations", content=as_csv(rows_of()), headers=CSV)
-
-    assert answer.status_code == 422
 
 
 @pytest.mark.parametrize("rows", [rows_of("a", promo=None), [{name: row[name] for name in ("day", "shop", "sales")} for row in rows_of("a")]], ids=["empty cells", "no column"])  # fmt: skip
