@@ -248,4 +248,4 @@ def test_the_demo(with_curl: bool, tmp_path: Path) -> None:
     assert "fast_yes_PREDICTION,fast_no_PREDICTION,fast_PREDICTION,THRESHOLD,POSITIVE_CLASS,patient" in done.stdout
     assert ("asked from Python instead" in done.stdout) is not with_curl
     assert '"outcome": "created"' in done.stdout
-    assert done.stdout.count("exit code 0") == 2
+    assert done.stdout.count("exit code 0") == 3
