@@ -276,7 +276,7 @@ def test_nobody_there(server: str, request: pytest.FixtureRequest, tmp_path: Any
     sql: Sql = request.getfixturevalue(name)
     settings = {**sql.settings, "url": f"jdbc:{name}://127.0.0.1:{free_port()}/tests"}
     made = job(server, sql, "t", {"table": "t", "statement_type": "insert"}, jdbc_settings=settings)
-    with pytest.raises(IntakeError, match="cannot be reached") as caught:
+    with pytest.raises(OutputError, match="cannot be reached") as caught:
         run(sql, made, tmp_path)
     text_free(str(caught.value), sql)
 

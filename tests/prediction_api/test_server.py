@@ -133,7 +133,7 @@ def test_connections_are_shared_out() -> None:
                 pids[response.read()] += 1
 
     assert len(pids) == 2
-    assert min(pids.values()) >= 17
+    assert min(pids.values()) >= 12  # not exactly 20: each worker knows of the other what it was a moment ago
 
 
 # The end
