@@ -16,9 +16,10 @@ RUN python3 -m venv /opt/prediction-api
 ENV PATH=/opt/prediction-api/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 # First the dependencies alone: this layer stays as long as they do.
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml hatch_build.py constraints.txt README.md LICENSE ./
+COPY batch/jdbc batch/jdbc
 RUN --mount=type=cache,target=/root/.cache/pip \
-    mkdir batch model_repository prediction_api \
+    mkdir -p batch model_repository prediction_api \
  && pip install --quiet --constraint constraints.txt ".[${EXTRAS}]" \
  && pip uninstall --quiet --yes portable-prediction-server
 COPY . .
