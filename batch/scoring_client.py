@@ -26,7 +26,7 @@ ROWS_AT_FAULT: Final = frozenset({400, TOO_LARGE, 422, 500})
 """Statuses that say something of the rows, so that fewer rows may fare better."""
 MODEL_HEADER: Final = "x-model-id"
 SHOWN_TEXT: Final = 500
-PIECE: Final = 128 * 1024
+PIECE: Final = 512 * 1024
 HEADERS: Final = {"accept": "text/csv", "accept-encoding": "identity"}
 
 

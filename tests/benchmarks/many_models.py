@@ -27,7 +27,7 @@ from tests.benchmarks.processes import MIB, Server, free_ports, serving
 
 CALLS: Final = 1000
 ROUNDS: Final = 15
-COLD_MODELS: Final = 30
+COLD_MODELS: Final = 95
 MODELS: Final = 100
 FURTHER_WORKERS: Final = 2
 
