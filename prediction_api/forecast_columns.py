@@ -1,21 +1,16 @@
 """What an answer says of each forecast beside the prediction: whose it is, from where, and of when."""
 
-import re
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from model_repository.tables import FloatArray, Strings
+from model_repository.tables import Strings
 from model_repository.timeseries.calendar import Times, iso_utc
 from model_repository.timeseries.forecaster import Forecast
 from model_repository.timeseries.spec import TimeSeries
-from prediction_api.pieces import Pieces
-from prediction_api.rounding import rounded
-
-_QUOTED: Final = re.compile(r'[",\r\n]')
+from prediction_api.pieces import Pieces, chosen, field, finite_texts
 
 
 class ForecastColumns:
@@ -43,13 +38,13 @@ class ForecastColumns:
             b',{"rowId":',
             _whole_numbers(found.rows[part]),
             b',"seriesId":',
-            _chosen(names, numbers),
+            chosen(names, numbers.tolist()),
             b',"forecastPoint":"',
             _time_texts(found.points[part], "us"),
             b'","timestamp":"',
             _time_texts(found.times[part], "us"),
             b'","originalFormatTimestamp":',
-            _chosen(texts, places),
+            chosen(texts, places.tolist()),
             b',"forecastDistance":',
             _whole_numbers(found.distances[part]),
             b',"prediction":',
@@ -62,9 +57,9 @@ class ForecastColumns:
             return []
         return [
             b',"predictionIntervals":{"%d":{"low":' % interval.percentile,
-            _numbers(interval.low[start:stop], decimals),
+            finite_texts(interval.low[start:stop], decimals, b"null"),
             b',"high":',
-            _numbers(interval.high[start:stop], decimals),
+            finite_texts(interval.high[start:stop], decimals, b"null"),
             b"}}",
         ]
 
@@ -81,16 +76,19 @@ class ForecastColumns:
         """Series, forecast point, time and distance."""
         part, found = slice(start, stop), self._forecast
         originals, places = np.unique(self._originals[part], return_inverse=True)
-        texts = [_field(self._original_texts[code]) for code in originals.tolist()]
+        texts = [field(self._original_texts[code]).encode() for code in originals.tolist()]
         pieces: list[Pieces] = []
         if self._spec.series_column is not None:
             series, numbers = np.unique(found.series[part], return_inverse=True)
-            pieces = [_chosen([_field(found.names[number] or "") for number in series.tolist()], numbers), b","]
+            pieces = [
+                chosen([field(found.names[number] or "").encode() for number in series.tolist()], numbers.tolist()),
+                b",",
+            ]
         return [
             *pieces,
             _time_texts(found.points[part], "s"),
             b",",
-            _chosen(texts, places),
+            chosen(texts, places.tolist()),
             b",",
             _whole_numbers(found.distances[part]),
             b",",
@@ -101,8 +99,7 @@ class ForecastColumns:
         interval = self._forecast.interval
         if interval is None:
             return []
-        ends = (_numbers(end[start:stop], decimals) for end in (interval.low, interval.high))
-        low, high = ([b"" if text == b"null" else text for text in end] for end in ends)
+        low, high = (finite_texts(end[start:stop], decimals, b"") for end in (interval.low, interval.high))
         return [b",", low, b",", high]
 
 
@@ -110,23 +107,6 @@ def _whole_numbers(values: NDArray[np.int64]) -> list[bytes]:
     return orjson.dumps(values.tolist())[1:-1].split(b",")
 
 
-def _numbers(values: FloatArray, decimals: int) -> list[bytes]:
-    """The shortest texts of the rounded numbers; ``null`` for NaN."""
-    text = orjson.dumps(rounded(values, decimals).tolist())
-    if decimals == 0:
-        text = (text[:-1] + b",").replace(b".0,", b",")
-        return text[1:-1].split(b",")
-    return text[1:-1].split(b",")
-
-
 def _time_texts(times: Times, unit: str) -> list[bytes]:
     distinct, places = np.unique(times, return_inverse=True)
-    return _chosen([text.encode() for text in iso_utc(distinct, unit)], places)
-
-
-def _chosen(texts: Sequence[bytes], places: NDArray[np.intp]) -> list[bytes]:
-    return [texts[place] for place in places.tolist()]
-
-
-def _field(text: str) -> bytes:
-    return ('"{}"'.format(text.replace('"', '""')) if _QUOTED.search(text) else text).encode()
+    return chosen([text.encode() for text in iso_utc(distinct, unit)], places.tolist())

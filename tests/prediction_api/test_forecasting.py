@@ -17,10 +17,10 @@ from sklearn.linear_model import LinearRegression
 from model_repository import SeriesSettings, fit_time_series_package
 from model_repository.deployments import Repository
 from model_repository.repository import load_model
-from prediction_api import forecast_columns
 from prediction_api.app import create_app
 from prediction_api.forecasting import ForecastScorer, scorer_for
 from prediction_api.many import Deployer, create_app_of_many
+from prediction_api.pieces import finite_texts
 from prediction_api.scoring import Lanes
 from prediction_api.settings import Settings
 
@@ -365,8 +365,8 @@ async def test_the_association_id_is_asked_of_rows_to_forecast(client_for):
 
 
 def test_numbers_of_an_interval_that_is_not_known():
-    assert forecast_columns._numbers(np.array([1.25, np.nan]), 1) == [b"1.2", b"null"]
-    assert forecast_columns._numbers(np.array([1.25, np.nan]), 0) == [b"1", b"null"]
+    assert finite_texts(np.array([1.25, np.nan]), 1, b"null") == [b"1.2", b"null"]
+    assert finite_texts(np.array([1.25, np.nan]), 0, b"null") == [b"1", b"null"]
 
 
 def test_a_forecaster_has_a_scorer_of_its_own(packages):
