@@ -40,6 +40,39 @@ _MODULES: Final[Mapping[str, tuple[str, str]]] = {
 
 
 @dataclass(frozen=True)
+class ColumnTypes:
+    """A database's words for columns that take values of Arrow types exactly."""
+
+    boolean: str
+    integer: str
+    floating: str
+    decimal: str
+    """Precision and scale, as far as 38 digits, are written behind it."""
+    timestamp: str
+    zoned: str
+    """A timestamp with a time zone."""
+    time: str
+    text: str
+    """Whatever is none of these."""
+
+    def of(self, kind: pa.DataType) -> str:
+        """The word for one type."""
+        if pa.types.is_boolean(kind):
+            return self.boolean
+        if pa.types.is_integer(kind):
+            return self.integer
+        if pa.types.is_floating(kind):
+            return self.floating
+        if pa.types.is_decimal(kind) and kind.precision <= 38:
+            return f"{self.decimal}({kind.precision}, {kind.scale})"
+        if pa.types.is_date(kind):
+            return "DATE"
+        if pa.types.is_timestamp(kind):
+            return self.timestamp if kind.tz is None else self.zoned
+        return self.time if pa.types.is_time(kind) else self.text
+
+
+@dataclass(frozen=True)
 class Depot:
     """A directory of a store, by the address that its own adapter knows."""
 

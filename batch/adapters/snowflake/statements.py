@@ -13,6 +13,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from batch.adapters._staging import ColumnTypes
 from batch.errors import IntakeError, JobError
 
 _BARE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
@@ -44,6 +45,16 @@ LOAD_FORMAT: Final = (
 """Values in quotes, nothing for null: an empty text stays one."""
 FILE_BYTES: Final = 256 * 1024 * 1024
 """About how large the files of an unload are, at most."""
+TYPES: Final = ColumnTypes(
+    boolean="BOOLEAN",
+    integer="NUMBER(38, 0)",
+    floating="FLOAT",
+    decimal="NUMBER",
+    timestamp="TIMESTAMP_NTZ",
+    zoned="TIMESTAMP_TZ",
+    time="TIME",
+    text="VARCHAR",
+)
 
 
 @dataclass(frozen=True)
@@ -200,22 +211,5 @@ def load(table: str, columns: Sequence[str], place: str) -> str:
 
 def create(table: str, schema: pa.Schema, comment: str) -> str:
     """CREATE TABLE with a column for each field."""
-    columns = ", ".join(f"{exactly(field.name)} {column_type(field.type)}" for field in schema)
+    columns = ", ".join(f"{exactly(field.name)} {TYPES.of(field.type)}" for field in schema)
     return f"CREATE TABLE {table} ({columns}) COMMENT = {text(comment)}"
-
-
-def column_type(kind: pa.DataType) -> str:
-    """What takes values of an Arrow type exactly."""
-    if pa.types.is_boolean(kind):
-        return "BOOLEAN"
-    if pa.types.is_integer(kind):
-        return "NUMBER(38, 0)"
-    if pa.types.is_floating(kind):
-        return "FLOAT"
-    if pa.types.is_decimal(kind) and kind.precision <= 38:
-        return f"NUMBER({kind.precision}, {kind.scale})"
-    if pa.types.is_date(kind):
-        return "DATE"
-    if pa.types.is_timestamp(kind):
-        return "TIMESTAMP_NTZ" if kind.tz is None else "TIMESTAMP_TZ"
-    return "TIME" if pa.types.is_time(kind) else "VARCHAR"

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
+from batch.adapters._staging import ColumnTypes
 from batch.errors import IntakeError
 
 DEFAULT_SCHEMA: Final = "dbo"
@@ -22,6 +23,16 @@ FILE_FORMAT: Final = "FORMAT_TYPE = PARQUET, DATA_COMPRESSION = 'org.apache.hado
 LOAD: Final = (
     "COMPRESSION = 'GZIP', FIELDQUOTE = '\"', FIELDTERMINATOR = ',', ROWTERMINATOR = '0x0A', ENCODING = 'UTF8', "
     "MAXERRORS = 0"
+)
+TYPES: Final = ColumnTypes(
+    boolean="BIT",
+    integer="BIGINT",
+    floating="FLOAT",
+    decimal="DECIMAL",
+    timestamp="DATETIME2(6)",
+    zoned="DATETIMEOFFSET(6)",
+    time="TIME(6)",
+    text="NVARCHAR(4000)",
 )
 
 
@@ -140,25 +151,8 @@ def _plain(value: str) -> str:
 
 def create(table: TableName, schema: pa.Schema) -> str:
     """CREATE TABLE with a column for each field."""
-    columns = ", ".join(f"{name(field.name)} {column_type(field.type)} NULL" for field in schema)
+    columns = ", ".join(f"{name(field.name)} {TYPES.of(field.type)} NULL" for field in schema)
     return f"CREATE TABLE {table} ({columns})"
-
-
-def column_type(kind: pa.DataType) -> str:
-    """What takes values of an Arrow type exactly."""
-    if pa.types.is_boolean(kind):
-        return "BIT"
-    if pa.types.is_integer(kind):
-        return "BIGINT"
-    if pa.types.is_floating(kind):
-        return "FLOAT"
-    if pa.types.is_decimal(kind) and kind.precision <= 38:
-        return f"DECIMAL({kind.precision}, {kind.scale})"
-    if pa.types.is_date(kind):
-        return "DATE"
-    if pa.types.is_timestamp(kind):
-        return "DATETIME2(6)" if kind.tz is None else "DATETIMEOFFSET(6)"
-    return "TIME(6)" if pa.types.is_time(kind) else "NVARCHAR(4000)"
 
 
 def load(table: TableName, columns: Sequence[str], address: str, identity: str, secret: str) -> str:
@@ -172,7 +166,7 @@ def load(table: TableName, columns: Sequence[str], address: str, identity: str, 
 def inserts(table: TableName, rows: pa.Table) -> Iterator[str]:
     """INSERT statements for rows, in the form that Synapse has for many; the first row says the types."""
     shown = ", ".join(map(name, rows.column_names))
-    types = [column_type(field.type) for field in rows.schema]
+    types = [TYPES.of(field.type) for field in rows.schema]
     for start in range(0, rows.num_rows, _ROWS_AT_ONCE):
         columns = rows.slice(start, _ROWS_AT_ONCE).columns
         first, *rest = zip(*(map(literal, column.to_pylist()) for column in columns), strict=True)
