@@ -39,6 +39,7 @@ _KINDS: Final[Mapping[int, int]] = {  # java.sql.Types
 }
 _BINARY: Final = frozenset((-2, -3, -4, 2004))
 _MOST_DIGITS: Final = 76
+_TIME_OF_DAY: Final = 92
 NAMES: Final[Mapping[int, Kind]] = {
     BOOL: "boolean",
     INT: "integer",
@@ -59,6 +60,10 @@ class Column:
     name: str
     kind: int
     type: pa.DataType
+    database_type: str
+    """As the database calls it."""
+    decimals: int | None = None
+    """Of a time of day: some drivers write more than the column has."""
 
 
 def columns_of(bridge: Any, about: Any) -> list[Column]:
@@ -87,8 +92,8 @@ def _column(name: str, type_name: str, code: int, precision: int, scale: int, si
         kind, precision, scale = DECIMAL, 20, 0
     if kind == DECIMAL and 0 < precision <= _MOST_DIGITS and 0 <= scale <= precision:
         exact = pa.decimal128 if precision <= 38 else pa.decimal256
-        return Column(name, kind, exact(precision, scale))
-    return Column(name, kind, _ARROW[kind])
+        return Column(name, kind, exact(precision, scale), type_name)
+    return Column(name, kind, _ARROW[kind], type_name, scale if code == _TIME_OF_DAY and scale >= 0 else None)
 
 
 def batch_from(reader: Any, columns: Sequence[Column], n_rows: int) -> pa.RecordBatch:
@@ -96,7 +101,7 @@ def batch_from(reader: Any, columns: Sequence[Column], n_rows: int) -> pa.Record
     The block that a ``Bridge.Reader`` holds.
 
     Raises:
-        IntakeError: a number has more digits than its column's type.
+        IntakeError: a number has more digits than its column's type, or a text is not UTF-8.
     """
     arrays = [_array(reader, place, column, n_rows) for place, column in enumerate(columns)]
     return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
@@ -111,6 +116,10 @@ def _array(reader: Any, place: int, column: Column, n_rows: int) -> pa.Array:
         used = data[: offsets[-1]].copy()
         texts = pa.Array.from_buffers(pa.string(), n_rows, [bits, pa.py_buffer(offsets), pa.py_buffer(used)])
         try:
+            texts.validate(full=True)
+            if column.decimals is not None:
+                texts = pc.replace_substring_regex(texts, rf"\.(\d{{{column.decimals}}})0+$", r".\1")
+                texts = pc.replace_substring_regex(texts, r"\.$", "")
             return texts if column.type == pa.string() else pc.cast(texts, column.type)
         except pa.ArrowException as exc:
             raise IntakeError(f"column {column.name!r}: a value is no {column.type}") from exc

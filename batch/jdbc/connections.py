@@ -1,6 +1,6 @@
 """Connections to one database, and the tables that it has."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +18,7 @@ from batch.job import JdbcSettings
 from batch.settings import Credentials
 
 _OWN: Final = ("user", "password")
+NOTHING: Final[Mapping[str, str]] = {}
 
 
 @dataclass
@@ -55,16 +56,16 @@ class Database:
             settings, credentials, template, jars, url, {**secrets, **{k: v for k, v in given.items() if v is not None}}
         )
 
-    def connect(self, error: type[BatchError], *, counts: bool = False) -> "Connection":
+    def connect(self, error: type[BatchError], wanted: Mapping[str, str] = NOTHING) -> "Connection":
         """
         A new connection; raises *error* or `AdapterUnavailable`.
 
         Args:
-            counts: the numbers of rows that updates change are needed.
+            wanted: properties for the driver besides the template's, where the URL does not say otherwise.
         """
         said = {name.lower() for name in parameters_of(self.url)}
-        wanted = {**self.template.properties, **(self.template.for_updates if counts else {})}
-        properties = {name: value for name, value in wanted.items() if name.lower() not in said}
+        all_wanted = {**self.template.properties, **wanted}
+        properties = {name: value for name, value in all_wanted.items() if name.lower() not in said}
         with jvm.translated(error, "jdbc_settings.url", self.settings.url):
             made = jvm.connect(self.url, self.settings.class_name or "", self.jars, {**properties, **self.secrets})
         return Connection(self, made)
@@ -137,13 +138,9 @@ class Connection:
             name = name.replace(special, escape + special)
         return name
 
-    def cancel_and_close(self, statement: Any = None) -> None:
+    def cancel_and_close(self, cancel: Callable[[], None] | None = None) -> None:
         """Give up whatever it does; never raises."""
-        for leave in (
-            *([statement.cancel] if statement is not None else []),
-            self.java.rollback,
-            self.java.close,
-        ):
+        for leave in (*([cancel] if cancel is not None else []), self.java.rollback, self.java.close):
             with suppress(jpype.JException):
                 leave()
 

@@ -1,10 +1,11 @@
 """Rows of a query, block by block; several queries side by side where a read is split."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from threading import Timer
 from typing import Any, Final
 
 import jpype
@@ -15,6 +16,7 @@ from batch.errors import IntakeError
 from batch.jdbc import jvm
 from batch.jdbc.columns import Column, batch_from, columns_of
 from batch.jdbc.connections import Connection, Database
+from batch.jdbc.copying import copy_of, end_copy
 from batch.jdbc.statements import bound_from, partitions
 
 ROWS: Final = 8192
@@ -31,8 +33,10 @@ class Cursor:
     connection: Connection
     what: str
     columns: Sequence[Column]
-    statement: Any
+    cancel: Callable[[], None]
     reader: Any
+    patience: Timer | None = None
+    """Cancels it if its first rows do not come, where the driver does not."""
 
     @classmethod
     def opened(cls, connection: Connection, sql: str, what: str, seconds: int) -> "Cursor":
@@ -43,26 +47,49 @@ class Cursor:
             for setting in template.before_reading:
                 connection.run(setting)
             java.setAutoCommit(False)  # some drivers stream only inside of a transaction
+            if template.copies and hasattr(java, "getCopyAPI"):
+                patience = _started(java.cancelQuery, seconds)
+                if (copy := copy_of(connection, sql)) is not None:
+                    columns, stream = copy
+                    reader = jvm.bridge().CopyReader(stream, *_kinds_and_names(columns), ROWS, BUDGET)
+                    return cls(connection, what, columns, lambda: end_copy(connection), reader, patience)
+                patience.cancel()
             statement = java.prepareStatement(sql)
             statement.setFetchSize(template.fetch_size)
             if seconds:
                 statement.setQueryTimeout(seconds)
             rows = statement.executeQuery()
             columns = columns_of(jvm.bridge(), rows.getMetaData())
-            kinds = jpype.JArray(jpype.JInt)([column.kind for column in columns])
-            reader = jvm.bridge().Reader(rows, kinds, ROWS, BUDGET, template.adapts)
-        return cls(connection, what, columns, statement, reader)
+            reader = jvm.bridge().Reader(rows, *_kinds_and_names(columns), ROWS, BUDGET, template.adapts)
+        return cls(connection, what, columns, statement.cancel, reader)
 
     def block(self) -> pa.RecordBatch | None:
         """The next rows; None: there are no more. Raises `IntakeError`."""
         names = tuple(column.name for column in self.columns)
         with jvm.translated(IntakeError, self.what, self.connection.database.settings.url, names):
             count = int(self.reader.next())
+            if self.patience is not None:
+                self.patience.cancel()
             return batch_from(self.reader, self.columns, count) if count else None
 
     def close(self) -> None:
         """End it, whatever it is doing."""
-        self.connection.cancel_and_close(self.statement)
+        if self.patience is not None:
+            self.patience.cancel()
+        self.connection.cancel_and_close(self.cancel)
+
+
+def _started(cancel: Callable[[], None], seconds: int) -> Timer:
+    timer = Timer(seconds, cancel)
+    timer.daemon = True
+    if seconds:
+        timer.start()
+    return timer
+
+
+def _kinds_and_names(columns: Sequence[Column]) -> tuple[Any, Any]:
+    kinds = jpype.JArray(jpype.JInt)([column.kind for column in columns])
+    return kinds, jpype.JArray(jpype.JString)([column.name for column in columns])
 
 
 class Reading:
@@ -75,7 +102,7 @@ class Reading:
         self.what = f"table {settings.table!r}" if settings.table else "query"
         self._open: list[Cursor] = []
         self._pool = ThreadPoolExecutor(AT_ONCE, "jdbc")
-        first = database.connect(IntakeError)
+        first = database.connect(IntakeError, database.template.for_reading)
         try:
             with jvm.translated(IntakeError, self.what, database.settings.url):
                 self._queries = iter(_queries(first, settings))
@@ -108,7 +135,7 @@ class Reading:
         return cursor
 
     def _cursor(self, sql: str, connection: Connection | None = None) -> Cursor:
-        connection = connection or self._database.connect(IntakeError)
+        connection = connection or self._database.connect(IntakeError, self._database.template.for_reading)
         cursor = Cursor.opened(connection, sql, self.what, self._seconds)
         self._open.append(cursor)
         return cursor

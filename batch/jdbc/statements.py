@@ -59,6 +59,15 @@ def copy_in(names: Names, table: str, columns: Sequence[str]) -> str:
     return f"COPY {table} ({names.listed(columns)}) FROM STDIN WITH (FORMAT csv, NULL '')"
 
 
+def copy_out(query: str, as_text: Sequence[bool]) -> str:
+    """Rows of a query in PostgreSQL's binary format, some columns cast to text."""
+    if any(as_text):
+        names = [f"c{place}" for place in range(len(as_text))]
+        columns = ", ".join(f"{name}::text" if cast else name for name, cast in zip(names, as_text, strict=True))
+        query = f"SELECT {columns} FROM (\n{query}\n) AS q ({', '.join(names)})"  # noqa: S608
+    return f"COPY (\n{query}\n) TO STDOUT WITH (FORMAT binary)"
+
+
 def create_table(names: Names, table: str, columns: Sequence[tuple[str, str]]) -> str:
     """Columns with their types."""
     return f"CREATE TABLE {table} ({', '.join(f'{names.quoted(name)} {type_}' for name, type_ in columns)})"

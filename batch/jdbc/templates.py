@@ -34,6 +34,8 @@ class Template:
     """For the driver, where the URL does not say otherwise."""
     for_updates: Mapping[str, str] = field(default_factory=dict)
     """The same, where the count of changed rows matters."""
+    for_reading: Mapping[str, str] = field(default_factory=dict)
+    """The same, where rows are read."""
     before_reading: tuple[str, ...] = ()
     """Statements on the connection of a query: nothing may be written, no whole result may be held."""
     fetch_size: int = 500
@@ -79,6 +81,10 @@ MARIADB: Final = Template(
     most_digits=65,
     properties={"connectTimeout": "10000", "tcpKeepAlive": "true", "allowLocalInfile": "false"},
     for_updates={"useBulkStmts": "false"},
+    for_reading={
+        "useServerPrepStmts": "true",  # numbers come as they are, not as text: several times faster
+        "yearIsDateType": "false",  # its driver reads no YEAR as a date then
+    },
     before_reading=("SET SESSION TRANSACTION READ ONLY",),
 )
 MYSQL: Final = replace(
@@ -86,6 +92,7 @@ MYSQL: Final = replace(
     name="mysql",
     properties={"connectTimeout": "10000", "rewriteBatchedStatements": "true", "allowLoadLocalInfile": "false"},
     for_updates={"rewriteBatchedStatements": "false"},
+    for_reading={},
     fetch_size=-(2**31),  # its driver's sign for a cursor
     adapts=False,
 )

@@ -54,7 +54,8 @@ class Writing:
     _since: float = field(default_factory=monotonic)
 
     def __post_init__(self) -> None:
-        self.connection = self.database.connect(OutputError, counts=self.kind in ("update", "insert_update"))
+        counts = self.kind in ("update", "insert_update")
+        self.connection = self.database.connect(OutputError, self.database.template.for_updates if counts else {})
         try:
             with self._told():
                 self.connection.java.setAutoCommit(False)

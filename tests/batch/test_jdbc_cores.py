@@ -4,6 +4,7 @@ import datetime as dt
 import shutil
 import subprocess
 import zipfile
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import anyio
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch.adapters import jdbc
@@ -235,3 +236,111 @@ def test_binary_columns_are_refused_by_name(request: pytest.FixtureRequest, name
 
     with pytest.raises(IntakeError, match=r"(?i)picture"):
         anyio.run(opened)
+
+
+POSTGRESQL_ROWS = """
+    (1, 12.50::numeric, 'NaN'::numeric, -0.000123::numeric(12,6), 32767::smallint, 1.5::real, 'a'::char(3),
+     'e5b7f2a0-0000-4000-8000-000000000001'::uuid, '{"a": [1, 2]}'::jsonb, interval '1 day 2 hours', '{1,NULL}'::int[],
+     timestamptz '2024-03-31 02:30:00.000005+02', time '12:00:00.25', inet '10.0.0.1', 4e40::numeric),
+    (2, NULL, 0::numeric, 99999.999999, -1::smallint, 'NaN'::real, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0.00)
+"""
+
+
+def read(sql: Sql, **intake: Any) -> Any:
+    """All rows of a table or query."""
+
+    async def rows() -> Any:
+        async with jdbc.open_intake(JdbcIntake(**intake), JdbcSettings(**sql.settings), sql.credentials) as opened:
+            return pa.Table.from_batches([batch async for batch in opened.batches()])
+
+    return anyio.run(rows)
+
+
+def as_text(table: Any) -> list[list[str]]:
+    return [[str(value) for value in row.values()] for row in table.to_pylist()]
+
+
+def test_a_copy_and_a_cursor_read_the_same(postgresql: Sql) -> None:
+    """A query with a parameter's mark, or an escape of JDBC's, can only be read by a cursor."""
+    query = f"SELECT * FROM (VALUES {POSTGRESQL_ROWS}) AS v ORDER BY 1 -- of both"
+    by_copy, by_cursor = read(postgresql, query=query), read(postgresql, query=f"{query} {{?}}")
+    assert by_copy.schema == by_cursor.schema
+    assert as_text(by_copy) == as_text(by_cursor)
+    assert by_copy["column2"].to_pylist() == ["12.50", None]
+
+
+MARIADB_TYPES = {
+    "y YEAR": "2024",
+    "t TIME": "'-12:30:00'",
+    "t3 TIME(3)": "'101:02:03.400'",
+    "tb TINYINT(1)": "1",
+    "u BIGINT UNSIGNED": "18446744073709551615",
+    "n DECIMAL(30,5)": "-12345678901234567890.1",
+    "f DOUBLE": "1e300",
+    "e ENUM('a','b')": "'b'",
+    "j JSON": "'{\"a\": 1}'",
+    "z DATETIME": "'0000-00-00'",
+    "ts TIMESTAMP(6) NULL": "'2024-03-31 02:30:00.000005'",
+    "s TEXT": "'é'",
+}
+
+
+def test_a_driver_reads_the_same_in_binary_and_in_text(mariadb: Sql) -> None:
+    table = mariadb.fresh()
+    mariadb.run(
+        "SET sql_mode = ''",
+        f"CREATE TABLE {table} (id INT, {', '.join(MARIADB_TYPES)})",
+        f"INSERT INTO {table} VALUES (1, {', '.join(MARIADB_TYPES.values())})",
+        f"INSERT INTO {table} (id) VALUES (2)",
+    )
+    query = f"SELECT * FROM {table} ORDER BY id"
+    binary = read(mariadb, query=query)
+    text = read(replace(mariadb, url=f"{mariadb.url}?useServerPrepStmts=false"), query=query)
+    assert binary.schema == text.schema
+    assert as_text(binary) == as_text(text)
+    assert [binary[name][0].as_py() for name in ("y", "t", "t3", "z")] == [2024, "-12:30:00", "101:02:03.400", None]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.decimals(allow_nan=False, allow_infinity=False, places=7), min_size=1, max_size=20))
+def test_numbers_with_any_digits(postgresql: Sql, numbers: list[Decimal]) -> None:
+    table = pa.table({"n": pa.array([f"{number:f}" for number in numbers])})
+    values = ", ".join(f"('{text}'::numeric)" for text in table["n"].to_pylist())
+    found = read(postgresql, query=f"SELECT * FROM (VALUES {values}) AS v")
+    assert [Decimal(text) for text in found["column1"].to_pylist()] == numbers
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("SELECT 1 AS id, timestamp 'infinity' AS since", "a date or time is out of the range of its column.*'since'"),
+        ("SELECT 1 AS id, date '-infinity' AS since", "a date or time is out of the range of its column.*'since'"),
+        ("SELECT 1 / (5000 - n) AS part FROM generate_series(1, 9000) AS n", "22012"),
+        ("SELECT 1) TO PROGRAM 'true'; COPY (SELECT 1", "syntax error"),
+        ("SELECT nothing FROM nowhere", "nowhere"),
+    ],
+    ids=["infinite time", "infinite date", "late error", "a parenthesis", "no table"],
+)
+def test_queries_that_fail(postgresql: Sql, query: str, said: str) -> None:
+    with pytest.raises(IntakeError, match=f"(?s){said}"):
+        read(postgresql, query=query)
+
+
+def test_rows_that_take_too_long_to_come(postgresql: Sql) -> None:
+    with pytest.raises(IntakeError, match="cancel"):
+        read(postgresql, query="SELECT pg_sleep(60)", query_timeout=1)
+
+
+def test_who_needs_no_more_rows_leaves(postgresql: Sql) -> None:
+    table = postgresql.fresh()
+    postgresql.run(f"CREATE TABLE {table} AS SELECT 1 AS one")
+
+    async def some() -> int:
+        intake = JdbcIntake(query=f"SELECT generate_series(1, 100000000) AS n FROM {table}")
+        async with jdbc.open_intake(intake, JdbcSettings(**postgresql.settings), postgresql.credentials) as opened:
+            async for batch in opened.batches():
+                return int(batch.num_rows)
+        return 0
+
+    assert anyio.run(some) == 8192
+    postgresql.run("SET lock_timeout = '20s'", f"DROP TABLE {table}")  # not while somebody reads it
