@@ -6,9 +6,8 @@ import http.client
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from tests.prediction_api.server_process import ServerProcess, serving
+from tests.prediction_api.server_process import ServerProcess, memory_of, serving
 from tests.prediction_api.versions import Version
 
 MIB = 1024 * 1024
@@ -44,11 +43,6 @@ def refused(server: ServerProcess, headers: dict[str, str], body: bytes) -> int:
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as client:
         client.request("POST", "/predictions", body, headers)
         return client.getresponse().status
-
-
-def memory_of(pid: int, kind: str) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(kind))
 
 
 def test_memory_and_pings(versions: list[Version]) -> None:
