@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.prediction_api.server_process import Answer, ServerProcess, everything_from, memory_of, serving, until
+from tests.prediction_api.versions import Version
 
 HOST = b"Host: here\r\n"
 CLOSE = b"Connection: close\r\n"
@@ -388,3 +391,58 @@ def test_who_was_refused_and_stays_is_cut_off(server: ServerProcess) -> None:
         connection.sendall(get(b"/ping"))
         assert Answer(everything_from(connection)).status == 400
         until(lambda: server.open_sockets() == 1, "the connection is closed")
+
+
+# Any request
+
+
+PREDICT = b"POST /predictions HTTP/1.1\r\nHost: here\r\nContent-Type: text/csv\r\n"
+VALID = [
+    get(b"/ping", b"Host: here", b"A: b"),
+    PREDICT + b"Content-Length: 8\r\n\r\nx,y\n1,2\n",
+    PREDICT + b"Transfer-Encoding: chunked\r\n\r\n3;a=b\r\nx,y\r\n5\r\n\n1,2\n\r\n0\r\nT: v\r\n\r\n",
+    PREDICT + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 8\r\n\r\nx,y\n1,2\n",
+]
+ODD = [
+    b"\r",
+    b"\n",
+    b"\0",
+    b" ",
+    b":",
+    b"\xff",
+    b"0",
+    b"-1",
+    b"\r\n\r\n",
+    b"chunked",
+    b"HTTP/1.1",
+    b"GET / ",
+    b"/../",
+    b"%00",
+]
+
+
+@pytest.fixture(scope="module")
+def whole_server(versions: list[Version]) -> Iterator[ServerProcess]:
+    with serving("prediction_api", model_repository_path=versions[0].path) as server:
+        yield server
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    first=st.sampled_from(VALID),
+    second=st.sampled_from(VALID),
+    place=st.integers(0, 180),
+    removed=st.integers(0, 5),
+    put=st.sampled_from(ODD) | st.binary(max_size=5),
+)
+def test_any_spoiled_request_is_answered_or_refused(
+    whole_server: ServerProcess, first: bytes, second: bytes, place: int, removed: int, put: bytes
+) -> None:
+    """Never an error of ours, whatever stands where."""
+    with whole_server.connect() as connection:
+        connection.sendall(first[:place] + put + first[place + removed :] + second)
+        connection.shutdown(socket.SHUT_WR)
+        answer = Answer(everything_from(connection))
+
+    assert all(status < 500 or status in (501, 505) for status in answer.statuses)
+    assert "Traceback" not in whole_server.log
