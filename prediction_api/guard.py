@@ -75,6 +75,7 @@ class Guard(HttpToolsProtocol):
         self._wire_bytes = 0  # of this part of the request
         self._body_bytes = 0
         self._host: bytes | None = None  # what was found valid before
+        self._completed = False  # whether a request ended in what was fed last
         self._deaf = False  # whatever still comes is thrown away
         self._deferred: Refused | None = None  # answered when it is its turn
         self._linger_until = 0.0
@@ -94,15 +95,14 @@ class Guard(HttpToolsProtocol):
         if self._deaf:
             return
         self._unset_keepalive_if_required()
+        self._completed = False
         if self._receiving is NOTHING:
             self._receive(HEADER)
         elif self._receiving is BODY:
             self._wire_bytes += len(data)
         try:
-            self.parser.feed_data(data)
+            self._feed(data)
             self._check_sizes(len(data))
-        except httptools.HttpParserUpgrade:
-            self._deaf = True  # no other protocol is spoken; what follows in it is nothing to us
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, Refused) else Refused(400, "the request target is not valid"))
@@ -126,12 +126,12 @@ class Guard(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The whole header; raises what is wrong with it."""
+        if self.parser.should_upgrade():
+            return  # it comes again, see `_feed`
         has_body = self._check_header()
         super().on_headers_complete()
         self._receive(BODY)
         self.headers = []  # the application has the old list; trailers go nowhere
-        if self.parser.should_upgrade():
-            self.cycle.keep_alive = False
         if has_body and self.parser.get_method() != b"HEAD":  # which has no body to wait for
             self.cycle.transport = PoliteTransport(self)  # type: ignore[assignment]
 
@@ -142,7 +142,10 @@ class Guard(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The last byte of a request."""
+        if self.parser.should_upgrade():
+            return
         self._receiving = NOTHING
+        self._completed = True
         super().on_message_complete()
         if self.cycle.response_complete and not self.pipeline and not self.transport.is_closing():
             # The answer was sent before the request was whole: only now the connection is idle.
@@ -192,6 +195,35 @@ class Guard(HttpToolsProtocol):
         """Whether no answer is owed to this client."""
         return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr] # None at first
 
+    # Parsing
+
+    def _feed(self, data: bytes) -> None:
+        """
+        Parse, and overlook the offer of another protocol (RFC 9110, section 7.8).
+
+        Java's client makes one with every first request, also if that has a body. The parser would take the body for
+        the other protocol: so the header is given to a new one, without the offer, and what follows after it.
+        """
+        rest = memoryview(data)
+        while (header_bytes := self._offered(rest)) is not None:
+            rest = rest[header_bytes:]
+            if self.parser.get_method() == b"CONNECT":
+                raise Refused(400, "this server is no proxy")
+            head = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+            head += [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            self.parser.feed_data(b"\r\n".join([*head, b"\r\n"]))
+
+    def _offered(self, data: memoryview) -> int | None:
+        """Where the header ends that offers another protocol; ``None`` if all was parsed."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            end: int = upgrade.args[0]
+            return end
+        return None
+
     # Judgement
 
     def _receive(self, part: Part) -> None:
@@ -200,9 +232,10 @@ class Guard(HttpToolsProtocol):
         self._wire_bytes = self._body_bytes = 0
 
     def _check_sizes(self, fed: int) -> None:
-        """Raise if the part that is arriving has grown too large; all that was fed belongs to an unfinished header."""
+        """Raise if the part that is arriving has grown too large."""
         if self._receiving is HEADER:
-            self._wire_bytes += fed
+            # Where an earlier request ended in the same piece, most of it is not this header's.
+            self._wire_bytes += 1 if self._completed else fed
             self._check_request_line(b"")
             if self._wire_bytes > self._settings.max_header_bytes + self._settings.max_request_line:
                 raise Refused(431, f"the header is longer than {self._settings.max_header_bytes} bytes")
@@ -242,6 +275,8 @@ class Guard(HttpToolsProtocol):
         self._check_addressee(hosts, host)
         if lengths > 1 or (lengths and coding):
             raise Refused(400, "the request has more than one length")
+        if coding and self.parser.get_http_version() == "1.0":
+            raise Refused(400, "HTTP/1.0 has no transfer codings")
         if coding and coding.lower() != b"chunked":
             raise Refused(501, "the only transfer coding is chunked")
         return bool(lengths or coding)
@@ -255,6 +290,8 @@ class Guard(HttpToolsProtocol):
         self._host = host
         if not self.url.startswith(b"/") and not self.url.startswith((b"http://%b/" % host, b"https://%b/" % host)):
             raise Refused(400, "the request target is not a path of this host")
+        if b"#" in self.url:  # the parser would drop what follows: another target than the one that was sent
+            raise Refused(400, "the request target has a fragment")
 
     def _check_pace(self, now: float) -> None:
         settings = self._settings

@@ -38,6 +38,8 @@ VERSION: Final = {
     "TLSv1.3": ssl.TLSVersion.TLSv1_3,
 }
 OPTION_AGAINST: Final = {"TLSv1.1": ssl.OP_NO_TLSv1_1, "TLSv1.2": ssl.OP_NO_TLSv1_2}
+NEVER: Final = ("!eNULL", "!aNULL")
+"""Suites that encrypt nothing, and those that let anybody in between: also within words such as ``ALL``."""
 PEM_CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 PEM_KEY: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.+?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
 
@@ -148,9 +150,9 @@ def _set_ciphers(context: ssl.SSLContext, settings: Settings) -> Iterator[str]:
     if legacy:
         suites.append("@SECLEVEL=0")  # OpenSSL 3 refuses the SHA-1 of the old versions above it
     try:
-        context.set_ciphers(":".join(suites))
+        context.set_ciphers(":".join([*suites, *NEVER]))
     except ssl.SSLError:
-        yield f"{CIPHERS}={settings.tls_ciphers!r}: no cipher suite is left"
+        yield f"{CIPHERS}={settings.tls_ciphers!r}: no cipher suite is left that encrypts and authenticates"
 
 
 def _is_cipher(word: str) -> bool:

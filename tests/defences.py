@@ -113,6 +113,20 @@ DEFENCES: Final = (
         f"{GUARD} -k one_answer",
     ),
     Defence(
+        "a header is measured with what came before it",
+        "prediction_api/guard.py",
+        "1 if self._completed else fed",
+        "fed",
+        f"{GUARD} -k measured",
+    ),
+    Defence(
+        "a body that belongs to another protocol",
+        "prediction_api/guard.py",
+        "            rest = rest[header_bytes:]\n",
+        "            rest = rest[len(rest) :]\n",
+        f"{GUARD} -k offers_of_other",
+    ),
+    Defence(
         "trailers as headers",
         "prediction_api/guard.py",
         "        self.headers = []  # the",
@@ -328,6 +342,13 @@ DEFENCES: Final = (
         "        context.minimum_version = VERSION[served[0]]\n",
         "        context.minimum_version = ssl.TLSVersion.TLSv1\n",
         f"{TLS} -k 'old_versions or what_is_spoken'",
+    ),
+    Defence(
+        "TLS that encrypts nothing",
+        "prediction_api/tls.py",
+        "[*suites, *NEVER]",
+        "suites",
+        f"{TLS} -k wrong_settings",
     ),
     # Many models
     Defence(

@@ -119,6 +119,12 @@ class Answer:
         return text
 
 
+def memory_of(pid: int, kind: str) -> int:
+    """Bytes that a process holds; the kind is ``VmRSS``, or ``VmHWM`` for their peak."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(kind))
+
+
 def everything_from(connection: socket.socket) -> bytes:
     """All bytes until the other side closes, or resets."""
     received = b""

@@ -7,8 +7,10 @@ import sys
 import time
 
 import pytest
+import trustme
 
 from prediction_api.cli import NATIVE_THREADS, main, native_threads
+from prediction_api.settings import PREFIX
 from tests.prediction_api.server_process import serving
 
 HEAVY = ("sklearn", "pandas", "numpy", "starlette", "uvicorn", "pyarrow")
@@ -43,6 +45,51 @@ def test_wrong_settings_are_one_line_each() -> None:
         "prediction-api: PREDICTION_API_WORKERS='0' (environment): expected a whole number from 1 to 512",
         "prediction-api: PREDICTION_API_LOG_FORMAT='xml' (environment): expected text or json",
     ]
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        pytest.param(os.mkfifo, "expected a regular file", id="pipe"),
+        pytest.param(lambda path: path.symlink_to("/dev/zero"), "expected a regular file", id="device"),
+        pytest.param(lambda path: path.write_bytes(b"#" * 10**7), "expected at most", id="10 MB"),
+        pytest.param(lambda path: path.write_bytes("A=1".encode("utf-16")), "expected UTF-8", id="UTF-16"),
+        pytest.param(
+            lambda path: path.write_text(f"{PREFIX}MANAGEMENT_TOKEN=hush\nhush"), "line 2: expected KEY", id="no line"
+        ),
+        pytest.param(
+            lambda path: path.write_text(f"\ufeff{PREFIX}WORKERS=hush"), "(config file): expected a whole", id="value"
+        ),
+        pytest.param(lambda path: None, "no such file", id="none"),
+    ],
+)
+def test_config_files_that_stop_the_start(tmp_path, make, problem: str) -> None:
+    """At once, with one line."""
+    path = tmp_path / "config"
+    make(path)
+
+    done = run("serve", PREDICTION_API_CONFIG_PATH=str(path))
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert problem in done.stderr
+    assert ("hush" in done.stderr) == ("WORKERS" in done.stderr)
+
+
+def test_a_wrong_key_stops_the_start() -> None:
+    authority = trustme.CA()
+    ours, other = (authority.issue_cert("localhost") for _ in range(2))
+
+    done = run(
+        "serve",
+        PREDICTION_API_TLS_ENABLED="yes",
+        PREDICTION_API_TLS_CERTIFICATE=ours.cert_chain_pems[0].bytes().decode(),
+        PREDICTION_API_TLS_CERTIFICATE_KEY=other.private_key_pem.bytes().decode(),
+    )
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "TLS_CERTIFICATE_KEY: belongs to another certificate" in done.stderr
 
 
 def test_options_win_over_the_environment() -> None:

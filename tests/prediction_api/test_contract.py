@@ -27,7 +27,7 @@ async def test_predictions_stand_under_every_prefix(client_for, prefix, slash):
 @pytest.mark.parametrize("path", ["/info", "/ping", "/livez", "/metrics", "/openapi.json", "/docs"])
 async def test_get_routes_stand_under_every_prefix(client_for, prefix, path, slash):
     client = client_for()
-    answer = await client.get(f"{prefix}{path}{slash}")
+    answer = await client.get(f"{prefix}{path}{slash}", headers={"range": "bytes=" + "0-," * 1000 + "0-"})
     head = await client.head(f"{prefix}{path}{slash}")
     assert (answer.status_code, head.status_code, head.content) == (200, 200, b"")
     assert head.headers["content-type"] == answer.headers["content-type"]
@@ -73,6 +73,7 @@ async def test_what_is_not_there(client_for, method, path, status, says):
         ("POST", "/info", {"GET", "HEAD"}),
         ("PATCH", "/metrics", {"GET", "HEAD"}),
         ("TRACE", "/ping", {"GET", "HEAD"}),
+        ("PROPFIND", "/info", {"GET", "HEAD"}),
     ],
 )
 async def test_wrong_methods_name_the_right_ones(client_for, method, path, allow):
@@ -171,9 +172,13 @@ async def test_rows_keep_their_order(client_for):
 async def test_headers_of_an_answer(client_for):
     client = client_for()
     answer = await client.post("/predictions", content=ROW, headers=JSON | {"x-request-id": "abc-123"})
-    refused = await client.post("/predictions?wd=1", content=ROW, headers=JSON | {"x-request-id": "bad id\x1b[31m"})
-    for one in (answer, refused):
+    claimed = {"x-request-id": "bad id\x1b[31m", "traceparent": "00-1-1-01", "x-amzn-sagemaker-custom-attributes": "a"}
+    refused = await client.post("/predictions?wd=1", content=ROW, headers=JSON | claimed)
+    long = await client.post("/predictions?wd=1", content=ROW, headers=JSON | {"x-request-id": "a" * 10_000})
+    for one in (answer, refused, long):
         assert float(one.headers["x-datarobot-execution-time"]) >= 0
+        assert not {"traceparent", "x-amzn-sagemaker-custom-attributes"} & set(one.headers)
+        assert len(one.headers["x-datarobot-request-id"]) <= 128
     assert answer.headers["x-datarobot-model-cache-hit"] == "true"
     assert re.fullmatch("[0-9a-f]{24}", answer.headers["x-model-id"])
     assert answer.headers["x-datarobot-request-id"] == "abc-123"
@@ -270,6 +275,14 @@ async def test_accept(client_for, accept, content_type):
         pytest.param({"content-type": "image/png"}, ROW, 415, "'image/png' cannot be read", id="image"),
         pytest.param({"content-type": "application/octet-stream"}, ROW, 415, "cannot be read", id="binary"),
         pytest.param({"content-type": "application/x-www-form-urlencoded"}, b"x=1", 415, "cannot be read", id="form"),
+        pytest.param({"content-type": "application/x-npy"}, b"\x93NUMPY", 415, "cannot be read", id="numpy"),
+        pytest.param({"content-type": "application/python-pickle"}, b"cos\n", 415, "cannot be read", id="pickle"),
+        pytest.param({"content-type": "application/vnd.apache.parquet"}, b"PAR1", 415, "cannot be read", id="parquet"),
+        pytest.param(
+            {"content-type": "application/vnd.apache.arrow.stream"}, b"\xff" * 4, 415, "cannot be read", id="arrow"
+        ),
+        pytest.param({"content-type": "application/json, text/csv"}, ROW, 415, "cannot be read", id="two types"),
+        pytest.param({"content-type": "application/json; charset=utf-7"}, ROW, 415, "utf-7", id="json in utf-7"),
         pytest.param({"content-type": "text/csv; charset=utf-7"}, TABLE, 415, "utf-7", id="utf-7"),
         pytest.param({"content-type": "text/csv; charset=rot13"}, TABLE, 415, "rot13", id="no charset at all"),
         pytest.param({"content-type": "text/csv; a=" + "b" * 2000}, TABLE, 415, "longer than", id="long content type"),
@@ -293,7 +306,14 @@ async def test_accept(client_for, accept, content_type):
             CSV | {"content-encoding": "gzip"}, gzip.compress(b"x,city\n" + b"1,a\n" * 10**6), 413, "more than",
             id="gzip bomb",
         ),
+        pytest.param(
+            JSON | {"content-encoding": "gzip"}, gzip.compress(gzip.compress(ROW)), 400, "not utf-8", id="gzip in gzip"
+        ),
+        pytest.param(
+            JSON | {"content-encoding": "gzip"}, gzip.compress(ROW) * 2, 400, "behind the end", id="two gzip members"
+        ),
         pytest.param(CSV, b"x,city\n" + b"1,a\n" * 3000, 413, "at most 10000", id="too large"),
+        pytest.param(MULTIPART, multipart(*[(FILE, b"")] * 100), 400, "more than one part", id="a hundred files"),
         pytest.param(MULTIPART, multipart((FILE, TABLE), (FILE, TABLE)), 400, "more than one part", id="two files"),
         pytest.param(MULTIPART, multipart((FILE, TABLE))[:-6], 400, "before its last boundary", id="part cut short"),
         pytest.param(MULTIPART, b"nonsense", 400, "multipart", id="not multipart"),
@@ -311,11 +331,28 @@ async def test_accept(client_for, accept, content_type):
         pytest.param(JSON, b"", 400, "", id="empty json"),
         pytest.param(JSON, b"[]", 400, "", id="no objects"),
         pytest.param(JSON, b"null", 400, "", id="null"),
-        pytest.param(JSON, b'"x"', 400, "", id="string"),
-        pytest.param(JSON, b'{"x": 1', 400, "", id="half json"),
-        pytest.param(JSON, ROW + ROW, 400, "", id="two documents"),
-        pytest.param(JSON, b"[" * 5000, 400, "", id="deep"),
-        pytest.param(JSON, b'[{"x": NaN, "city": "Oslo"}]', 400, "", id="NaN"),
+        pytest.param(JSON, b'"x"', 400, "array of objects", id="string"),
+        pytest.param(JSON, b"42", 400, "array of objects", id="number"),
+        pytest.param(JSON, b" \n\t ", 400, "array of objects", id="blanks"),
+        pytest.param(CSV, b" \n\n", 400, "missing columns", id="blanks in csv"),
+        pytest.param(JSON, b'{"x": 1', 400, "array of objects", id="half json"),
+        pytest.param(JSON, ROW + ROW, 400, "content after document", id="two documents"),
+        pytest.param(JSON, ROW + b"x", 400, "content after document", id="garbage behind it"),
+        pytest.param(JSON, ROW.decode().encode("utf-16"), 400, "not utf-8", id="json in utf-16"),
+        pytest.param(JSON, b"[" * 5000, 400, "depth limit", id="deep"),
+        pytest.param(JSON, b'[{"x": 1, "city": ' + b"[" * 5000, 400, "depth limit", id="deep in a row"),
+        pytest.param(JSON, b'[{"x": NaN, "city": "Oslo"}]', 400, "not valid json", id="NaN"),
+        pytest.param(JSON, b'[{"x": 1e999, "city": "Oslo"}]', 422, "too large", id="1e999"),
+        pytest.param(JSON, b'[{"x": %b, "city": "Oslo"}]' % (b"9" * 5000), 422, "too large", id="5000 digits"),
+        pytest.param(JSON, rb'[{"x": 1, "city": "Oslo", "\ud800": 1}]', 400, "surrogate", id="half a pair in a name"),
+        pytest.param(JSON, rb'[{"x": 1, "city": "\udfff"}]', 400, "not valid json", id="half a pair in a value"),
+        pytest.param(JSON, b'[{"x": 1, "city": "O\0"}]', 400, "control character", id="NUL in a string"),
+        pytest.param(JSON, b'[{"x": 1, "city": "O\xff"}]', 400, "not utf-8", id="no utf-8 in json"),
+        pytest.param(JSON, b'[{"x": true, "city": "Oslo"}]', 422, "row 0, column 'x'", id="true for a number"),
+        pytest.param(JSON, b'[{"x": "2024-01-01", "city": "Oslo"}]', 422, "row 0, column 'x'", id="date for a number"),
+        pytest.param(JSON, b'[{"x": [1], "city": "Oslo"}]', 422, "row 0, column 'x'", id="array for a number"),
+        pytest.param(CSV, b'x,city\n1,"Oslo\n', 400, "never closed", id="open quote"),
+        pytest.param(CSV, b"x,city\n1,O\0\n", 400, "NUL", id="NUL in csv"),
         pytest.param(CSV, b"x,city\n1,Oslo\nmany,Oslo\n", 422, "row 1, column 'x'", id="word for a number"),
         pytest.param(JSON, b'[{"x": "many", "city": "Oslo"}]', 422, "row 0, column 'x'", id="word in json"),
         pytest.param(JSON, b'[{"x": 13, "city": "Oslo"}]', 422, "13 brings bad luck", id="refused by the model"),

@@ -1,4 +1,4 @@
-"""Sixteen bodies at once, each made to cost many times its bytes: one worker stays small, alive and answers others."""
+"""Sixteen bodies at once, each made to cost many times its bytes, and a flood of small ones: one worker stays alive."""
 
 import contextlib
 import gzip
@@ -6,15 +6,15 @@ import http.client
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from tests.prediction_api.server_process import ServerProcess, serving
-from tests.prediction_api.versions import Version
+from tests.prediction_api.server_process import Answer, ServerProcess, everything_from, memory_of, serving
+from tests.prediction_api.versions import BODY, Version
 
 MIB = 1024 * 1024
 LIMIT = 8 * MIB
 """Of a body."""
 AT_ONCE = 16
+FLOOD = 300
 GROWTH = AT_ONCE * LIMIT + 32 * LIMIT
 """All bodies as they came, and one of them being read; a parser without our limits takes 22 to 36 times a body alone."""
 PING_SECONDS = 1.5
@@ -22,6 +22,8 @@ PING_SECONDS = 1.5
 JSON = {"Content-Type": "application/json"}
 CSV = {"Content-Type": "text/csv"}
 GZIP = {"Content-Encoding": "gzip"}
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+FILE = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
 
 
 def filled(begin: bytes, piece: bytes, end: bytes) -> bytes:
@@ -37,18 +39,22 @@ HOSTILE = [
     (CSV, filled(b'x,y\n"', b"\n", b"")),
     (CSV, filled(b"x,y", b",a", b"\n1,2\n")),
     (CSV | GZIP, gzip.compress(filled(b"x,y\n", b"\n\n", b"") * 40, 1)),
+    (JSON, filled(b"", b"[", b"")),
+    (JSON, filled(b'[{"x":1,"z":', b'{"z":', b"")),
+    (JSON, filled(b'[{"x":', b"9", b"}]")),
+    (JSON, b"[{" + b",".join(b'"%x":1' % number for number in range(700_000)) + b"}]"),
+    (CSV, filled(b"x,y\n", b'"', b"\n")),
+    (CSV, filled(b"x,y\n", b"1\n", b"")),
+    (FORM, filled(FILE, b"\r\n--", b"\r\n--b--\r\n")),
+    (FORM, filled(b"", FILE + b"\r\n", b"--b--\r\n")),
 ]
+"""Lists, objects and digits without end, names by the hundred thousand, open quotes, bombs, parts and what nearly ends one."""
 
 
 def refused(server: ServerProcess, headers: dict[str, str], body: bytes) -> int:
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as client:
         client.request("POST", "/predictions", body, headers)
         return client.getresponse().status
-
-
-def memory_of(pid: int, kind: str) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(kind))
 
 
 def test_memory_and_pings(versions: list[Version]) -> None:
@@ -67,8 +73,7 @@ def test_memory_and_pings(versions: list[Version]) -> None:
 
         pinging = threading.Thread(target=ping)
         pinging.start()
-        kinds = HOSTILE * (AT_ONCE // len(HOSTILE))
-        statuses = list(clients.map(lambda kind: refused(server, *kind), kinds))
+        statuses = list(clients.map(lambda kind: refused(server, *kind), HOSTILE))
         ended.set()
         pinging.join()
 
@@ -76,3 +81,27 @@ def test_memory_and_pings(versions: list[Version]) -> None:
         assert memory_of(worker, "VmHWM") - before < GROWTH
         assert max(pings) < PING_SECONDS
         assert server.workers() == [worker]
+
+
+def test_flood(versions: list[Version]) -> None:
+    """More predictions at once than are taken: each is answered or refused at once, and pings are not held up."""
+    head = b"POST /predictions HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    request = head + b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+    with serving("prediction_api", model_repository_path=versions[0].path, max_inflight=20) as server:
+        with contextlib.ExitStack() as stack:
+            flood = [stack.enter_context(server.connect()) for _ in range(FLOOD)]
+            for connection in flood:
+                connection.sendall(request[:-10])
+            began = time.monotonic()
+            assert server.status_of("/ping") == 200
+            assert time.monotonic() - began < PING_SECONDS
+            for connection in flood:
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(request[-10:])
+            answers = [Answer(everything_from(connection)) for connection in flood]
+
+        assert sorted(answer.status or 0 for answer in answers) == [200] * 20 + [503] * (FLOOD - 20)
+        assert all(answer.raw.endswith(versions[0].answers[0.5]) for answer in answers if answer.status == 200)
+        assert all(b"retry-after: 1\r\n" in answer.raw for answer in answers if answer.status == 503)
+        assert all("are in flight" in answer.message for answer in answers if answer.status == 503)
+        assert server.exchange(request).statuses == [200]

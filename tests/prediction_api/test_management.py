@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import re
 import signal
 import socket
 import threading
@@ -17,11 +18,13 @@ from model_repository.signing import new_key_pair
 from model_repository.uploads import Store
 from prediction_api.many import Deployer, create_app_of_many
 from prediction_api.settings import Settings
-from tests.prediction_api.server_process import ServerProcess, everything_from, serving, until
+from tests.prediction_api.server_process import Answer, ServerProcess, everything_from, serving, until
 from tests.prediction_api.versions import BODY, JSON, PACKAGE, Client, clients_of, multipart
 
 TOKEN = "very-s3cret"
 SERVER = ("prediction_api",)
+CLOSED = b"Connection: close"
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z [^\0-\x1f\x7f]+")
 PR_CAPBSET_DROP = 24
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER = 1, 2, 3
 
@@ -213,7 +216,23 @@ def test_a_bare_directory_serves_uploads_to_every_worker(tmp_path, versions):
             assert [client.predict("fraud").body for client in clients] == [version.answers[0.5]] * 4
         assert clients[0].ask("DELETE", "/deployments/fraud").status == 204
         assert [client.predict("fraud").status for client in clients] == [404] * 4
-        assert server.end() == 0
+        assert finished_in_the_end(server, "late", versions[0].package) == [201]
+        assert (tmp_path / "late" / "model.mlpkg").read_bytes() == versions[0].package
+
+
+def finished_in_the_end(server: ServerProcess, name: str, package: bytes) -> list[int]:
+    """The answer to an upload of which half had come when the server was told to end."""
+    root = raw_server_root(server)
+    head = b"POST /deployments/%b HTTP/1.1\r\nHost: localhost\r\n%b\r\nContent-Length: %d\r\n\r\n"
+    with server.connect() as connection:
+        connection.sendall(head % (name.encode(), OCTETS, len(package)) + package[:1000])
+        until(lambda: files(root), "the upload has begun")
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.status_of("/ping") != 200, "it drains")
+        connection.sendall(package[1000:])
+        answer = Answer(everything_from(connection))
+    assert server.process.wait(10) == 0
+    return answer.statuses
 
 
 def test_secrets_stay_secret(tmp_path, versions):
@@ -278,7 +297,10 @@ def obey_permissions() -> None:
         libc.prctl(PR_CAPBSET_DROP, capability)
 
 
-RAW_IDS = [b"..", b".", b"", b"./x", b"//", b"../..", b"%2e%2e/x", b"..;/x", b"x/../..", b"\xff", b"a\tb"]
+RAW_IDS = [
+    *(b"..", b".", b"", b"./x", b"//", b"../..", b"%2e%2e/x", b"..;/x", b"x/../..", b"kept/.", b"kept%2f", b"kept#x"),
+    *(b"\xff", b"\xc3\xa9", b"a\tb", b"a b", b"a\0b", b"a\rb", b"a\x1b[31mb", b"a%0d%0ab", b"a%1b[31mb"),
+]
 
 
 @pytest.mark.parametrize("name", RAW_IDS)
@@ -291,8 +313,59 @@ def test_raw_ids(raw_server: ServerProcess, name: bytes):
         request = b"%b /deployments/%b%b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" % (method, name, suffix)
         answer = raw_server.exchange(request + b"Content-Type: application/octet-stream\r\nContent-Length: 2\r\n\r\nPK")
         assert answer.status in (400, 404, 405, 422), (method, answer.raw)
+        assert answer.message
     assert (canary.read_bytes(), files(root)) == before
     assert raw_server.status_of("/ping") == 200
+    assert all(LOG_LINE.fullmatch(line) for line in raw_server.log.splitlines())
+
+
+OCTETS = b"Content-Type: application/octet-stream"
+LOCAL = b"Host: localhost"
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "status", "message"),
+    [
+        pytest.param(b"POST", [LOCAL, b"Content-Type: text/plain"], 415, "not a package", id="a form's simple request"),
+        pytest.param(b"POST", [LOCAL, OCTETS, b"Origin: http://evil.example"], 403, "another origin", id="origin"),
+        pytest.param(b"DELETE", [LOCAL, b"Origin: null"], 403, "another origin", id="deletion by a page"),
+        pytest.param(b"DELETE", [LOCAL, b"Sec-Fetch-Site: cross-site"], 403, "another origin", id="and an older one"),
+        pytest.param(b"POST", [b"Host: evil.example", OCTETS], 403, "localhost", id="a name made to point here"),
+        pytest.param(b"DELETE", [b"Host: evil.example:80"], 403, "localhost", id="deletion by that name"),
+        pytest.param(b"TRACE", [LOCAL, b"Cookie: s3cret"], 405, "does not take TRACE", id="TRACE"),
+        pytest.param(b"PATCH", [LOCAL, OCTETS], 405, "does not take PATCH", id="PATCH"),
+        pytest.param(b"PUT", [LOCAL, OCTETS], 405, "does not take PUT", id="PUT"),
+        pytest.param(b"CONNECT", [LOCAL], 400, "no proxy", id="CONNECT"),
+        pytest.param(
+            b"POST", [LOCAL, OCTETS, b"Expect: 100-continue", b"Content-Length: 10000000000"], 413, "at most", id="10 GB"
+        ),
+    ],
+)  # fmt: skip
+def test_raw_requests(raw_server: ServerProcess, line: bytes, fields: list[bytes], status: int, message: str):
+    """What pages of others make browsers send, and methods that nobody needs: refused, and nothing is changed."""
+    root = raw_server_root(raw_server)
+    before = files(root)
+    if status != 413:
+        fields = [*fields, b"Content-Length: 0"]
+
+    answer = raw_server.exchange(b"\r\n".join([line + b" /deployments/kept HTTP/1.1", *fields, CLOSED, b"", b""]))
+
+    assert answer.statuses == [status]
+    assert message in answer.message
+    assert b"access-control" not in answer.raw
+    assert b"s3cret" not in answer.raw
+    assert files(root) == before
+    assert raw_server.status_of("/deployments/kept/info") == 200
+
+
+def test_no_page_gets_leave(raw_server: ServerProcess):
+    """A browser asks before it sends what a page of another origin wants sent; nothing in the answer permits it."""
+    fields = b"Host: localhost\r\nOrigin: http://evil.example\r\nAccess-Control-Request-Method: DELETE\r\n"
+
+    answer = raw_server.exchange(b"OPTIONS /deployments/kept HTTP/1.1\r\n" + fields + CLOSED + b"\r\n\r\n")
+
+    assert answer.statuses == [204]
+    assert b"access-control" not in answer.raw
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +373,8 @@ def raw_server(tmp_path_factory, versions):
     root = tmp_path_factory.mktemp("outside") / "repository"
     root.mkdir()
     (root.parent / "canary.mlpkg").write_bytes(versions[0].package)
+    (root / "kept").mkdir()
+    (root / "kept" / "model.mlpkg").write_bytes(versions[0].package)
     with serving(*SERVER, model_repository_path=root) as server:
         yield server
 

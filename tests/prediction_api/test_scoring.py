@@ -135,12 +135,16 @@ async def test_errors_of_the_work_pass_through():
 async def test_time_limit(make_model, make_client, n_rows):
     let_go = threading.Event()
     model = make_model("regression", path="estimator")
+    predict = model.runtime.predict
     model.runtime.predict = lambda _: let_go.wait(10)
     client = make_client(create_app(model, Settings(request_timeout=0.2)))
     answer = await client.post("/predictions", content=csv_of([1.0] * n_rows), headers=CSV)
     let_go.set()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json() == {"message": "the prediction took longer than 0.2 s"}
+    model.runtime.predict = predict
+    after = await client.post("/predictions", content=csv_of([2.0] * n_rows), headers=CSV)
+    assert [row["prediction"] for row in after.json()["data"]] == [4.0] * n_rows
 
 
 async def test_slow_models_never_run_on_the_loop(client_for):

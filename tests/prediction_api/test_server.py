@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -245,6 +246,33 @@ def test_killed_worker_is_replaced() -> None:
             assert {status for status, _ in pool.map(server.get, ["/ping"] * 50)} == {200}
         assert f"process {victim}, died: signal SIGKILL" in server.log
         assert server.end() == 0
+
+
+def test_a_killed_worker_costs_only_its_own_requests() -> None:
+    """Six clients ask without a pause: nobody is refused, and each loses no more than what the dead worker had of it."""
+    outcomes: Counter[str] = Counter()
+    ended = threading.Event()
+
+    def ask(server: ServerProcess) -> None:
+        while not ended.is_set():
+            try:
+                outcomes[str(server.get("/ping")[0])] += 1
+            except (OSError, http.client.HTTPException) as error:
+                outcomes[type(error).__name__] += 1
+
+    with serving(workers=2) as server, ThreadPoolExecutor(6) as clients:
+        victim, _ = server.workers(2)
+        for _ in range(6):
+            clients.submit(ask, server)
+        until(lambda: outcomes["200"] > 200, "they are asking")
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: len(set(server.children()) - {victim}) == 2, "it is replaced", limit=8)
+        enough = outcomes["200"] + 200
+        until(lambda: outcomes["200"] > enough, "they go on")
+        ended.set()
+
+    assert outcomes.total() - outcomes["200"] <= 8, outcomes
+    assert set(outcomes) <= {"200", "ConnectionResetError", "RemoteDisconnected"}
 
 
 def test_connections_wait_while_all_workers_are_replaced() -> None:

@@ -1,8 +1,10 @@
 """TLS as clients meet it: real certificates, real handshakes."""
 
 import contextlib
+import shutil
 import socket
 import ssl
+import subprocess
 import time
 import warnings
 from collections.abc import Iterator
@@ -130,13 +132,57 @@ def test_plain_http_is_not_answered(server: ServerProcess) -> None:
         assert time.monotonic() - began < 1
 
 
-def test_stalled_handshake_is_ended(server: ServerProcess) -> None:
-    with socket.create_connection(("127.0.0.1", server.port)) as plain:
+def test_stalled_handshakes_are_ended(server: ServerProcess) -> None:
+    """A hundred at once, and others are answered meanwhile."""
+    with contextlib.ExitStack() as stack:
         began = time.monotonic()
-        plain.sendall(b"\x16\x03\x01")
+        stalled = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(100)]
+        for connection in stalled:
+            connection.sendall(b"\x16\x03\x01")
 
-        assert b"200" not in everything_from(plain)
+        assert server.get("/ping") == (200, b"pong")
+        assert time.monotonic() - began < 0.9
+        assert {everything_from(connection) for connection in stalled} == {b""}
         assert 0.9 < time.monotonic() - began < 3
+    until(lambda: server.open_sockets() == 1, "nothing of them is left")
+
+
+@pytest.mark.parametrize("suites", ["NULL", "aNULL", "AES128-SHA", "kRSA"])
+def test_weak_suites_are_refused(server: ServerProcess, authority: trustme.CA, suites: str) -> None:
+    context = client_context(authority, "TLSv1_2", suites)
+    with (
+        socket.create_connection(("127.0.0.1", server.port)) as plain,
+        pytest.raises(ssl.SSLError, match=r"HANDSHAKE_FAILURE|UNEXPECTED_EOF"),
+    ):
+        context.wrap_socket(plain, server_hostname="localhost")
+
+
+@pytest.mark.parametrize("name", [b"\0\xff\n\r\x1b[31m", b"localho\0t", b"../../etc"], ids=["bytes", "NUL", "path"])
+def test_odd_server_names(server: ServerProcess, authority: trustme.CA, name: bytes) -> None:
+    """Refused, or overlooked; nothing is looked up by them, and the log shows none."""
+    to_client, from_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context(authority).wrap_bio(to_client, from_client, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    hello = from_client.read()
+    with socket.create_connection(("127.0.0.1", server.port)) as plain:
+        plain.sendall(hello.replace(b"localhost", name))
+        plain.shutdown(socket.SHUT_WR)
+
+        assert everything_from(plain)[:1] in (b"", b"\x16")
+    assert server.get("/ping") == (200, b"pong")
+    assert "Traceback" not in server.log
+    assert "\x1b" not in server.log
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command: Python's client cannot renegotiate")
+def test_renegotiation_is_refused(server: ServerProcess) -> None:
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", "-tls1_2"]
+
+    done = subprocess.run(command, input=b"R\n", capture_output=True, timeout=20, check=False)
+
+    assert b"RENEGOTIATING" in done.stderr + done.stdout
+    assert b"no renegotiation" in done.stderr
     assert server.get("/ping") == (200, b"pong")
 
 
@@ -233,6 +279,14 @@ def test_what_is_spoken(
         pytest.param({"tls_protocols": "TLSv1.4"}, "TLS_PROTOCOLS='TLSv1.4': expected some of SSLv2", id="no such one"),
         pytest.param({"tls_ciphers": "AES128-SHA:ROT13"}, "TLS_CIPHERS='ROT13': expected names", id="unknown cipher"),
         pytest.param({"tls_ciphers": "AES128-SHA:!AES"}, "TLS_CIPHERS='AES128-SHA:!AES': no cipher", id="none left"),
+        pytest.param({"tls_ciphers": "NULL-SHA256"}, "TLS_CIPHERS='NULL-SHA256': no cipher", id="no encryption"),
+        pytest.param({"tls_ciphers": "aNULL"}, "TLS_CIPHERS='aNULL': no cipher", id="no authentication"),
+        pytest.param(
+            {"tls_ciphers": "eNULL", "tls_protocols": "TLSv1.1"},
+            "TLS_CIPHERS='eNULL': no cipher",
+            id="no security at all",
+        ),
+        pytest.param({"tls_ciphers": "EXPORT"}, "TLS_CIPHERS='EXPORT': expected names", id="ciphers for export"),
     ],
 )
 def test_wrong_settings(identity: Identity, settings: dict[str, str | None], problem: str) -> None:
