@@ -48,12 +48,16 @@ class Cursor:
                 connection.run(setting)
             java.setAutoCommit(False)  # some drivers stream only inside of a transaction
             if template.copies and hasattr(java, "getCopyAPI"):
-                patience = _started(java.cancelQuery, seconds)
-                if (copy := copy_of(connection, sql)) is not None:
+                copy, patience = None, _started(java.cancelQuery, seconds)
+                try:
+                    copy = copy_of(connection, sql)
+                finally:
+                    if copy is None:
+                        patience.cancel()
+                if copy is not None:
                     columns, stream = copy
                     reader = jvm.bridge().CopyReader(stream, *_kinds_and_names(columns), ROWS, BUDGET)
                     return cls(connection, what, columns, lambda: end_copy(connection), reader, patience)
-                patience.cancel()
             statement = java.prepareStatement(sql)
             statement.setFetchSize(template.fetch_size)
             if seconds:
@@ -136,7 +140,11 @@ class Reading:
 
     def _cursor(self, sql: str, connection: Connection | None = None) -> Cursor:
         connection = connection or self._database.connect(IntakeError, self._database.template.for_reading)
-        cursor = Cursor.opened(connection, sql, self.what, self._seconds)
+        try:
+            cursor = Cursor.opened(connection, sql, self.what, self._seconds)
+        except BaseException:
+            connection.cancel_and_close()
+            raise
         self._open.append(cursor)
         return cursor
 
