@@ -48,7 +48,7 @@ class Cursor:
                 connection.run(setting)
             java.setAutoCommit(False)  # some drivers stream only inside of a transaction
             if template.copies and hasattr(java, "getCopyAPI"):
-                copy, patience = None, _started(java.cancelQuery, seconds)
+                copy, patience = None, _alarm(java.cancelQuery, seconds)
                 try:
                     copy = copy_of(connection, sql)
                 finally:
@@ -83,7 +83,7 @@ class Cursor:
         self.connection.cancel_and_close(self.cancel)
 
 
-def _started(cancel: Callable[[], None], seconds: int) -> Timer:
+def _alarm(cancel: Callable[[], None], seconds: int) -> Timer:
     timer = Timer(seconds, cancel)
     timer.daemon = True
     if seconds:
