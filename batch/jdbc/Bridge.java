@@ -254,13 +254,6 @@ public final class Bridge {
             return to.executeBatch();
         }
 
-        /** The same for the rows from start to stop. */
-        public int[] execute(PreparedStatement to, int[] columns, int start, int stop) throws SQLException {
-            int[] rows = new int[stop - start];
-            for (int r = start; r < stop; r++) rows[r - start] = r;
-            return execute(to, columns, rows);
-        }
-
         private void bind(PreparedStatement to, int p, int c, int r) throws SQLException {
             if (valid[c] != null && valid[c][r] == 0) {
                 to.setNull(p, SQL_TYPES[kinds[c] == INSTANT ? TIME : kinds[c]]);

@@ -42,6 +42,8 @@ class Template:
     """Whether the fetch size may change while rows are read."""
     copies: bool = False
     """Whether the driver takes rows as text by COPY, which is much faster."""
+    takes_back_tables: bool = False
+    """Whether a rollback takes back a table that was made, and others can look at the catalog meanwhile."""
 
     def type_of(self, kind: Kind) -> str:
         """SQL type of a column."""
@@ -68,6 +70,7 @@ POSTGRESQL: Final = Template(
         "tcpKeepAlive": "true",
     },
     copies=True,
+    takes_back_tables=True,
 )
 MARIADB: Final = Template(
     "mariadb",

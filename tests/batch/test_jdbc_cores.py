@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import zipfile
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from batch.adapters import jdbc
 from batch.databases import JdbcIntake, JdbcOutput
-from batch.errors import IntakeError, JobError
+from batch.errors import IntakeError, JobError, OutputError
 from batch.jdbc import bridge_jar
 from batch.jdbc.failures import explained
 from batch.jdbc.statements import Names, bound_from, partitions
@@ -221,6 +222,59 @@ async def _through(sql: Sql, rows: Any) -> Any:
         await write(rows)
     async with jdbc.open_intake(JdbcIntake(table=table), connection, sql.credentials) as intake:
         return pa.Table.from_batches([batch async for batch in intake.batches()]).sort_by("id")
+
+
+async def _write(sql: Sql, rows: Any, *, template: str | None = None, **output: Any) -> None:
+    connection = JdbcSettings(**sql.settings, template_name=template)
+    async with (
+        jdbc.open_output(JdbcOutput(**output), connection, sql.credentials) as target,
+        target.open_table("rows") as write,
+    ):
+        for start in range(0, rows.num_rows, 30_000):
+            await write(rows.slice(start, 30_000))
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "n_rows"),
+    [
+        ("postgresql", None, 500_000),
+        ("postgresql", "ansi", 5_000),
+        ("mariadb", None, 5_000),
+        ("hsqldb", None, 5_000),
+        ("h2", None, 5_000),
+    ],
+)
+def test_the_one_row_that_is_there_already_is_named(
+    request: pytest.FixtureRequest, name: str, template: str | None, n_rows: int
+) -> None:
+    sql: Sql = request.getfixturevalue(name)
+    table, wrong = sql.fresh(), n_rows - 1_234
+    sql.run(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, s VARCHAR(20))", f"INSERT INTO {table} VALUES (-1, 'old')")
+    ids = [-1 if row == wrong else row for row in range(1, n_rows + 1)]
+    texts = ["a\r\n\nb", "plain", "hidden\n\n", None, '"\r"'] * (n_rows // 5)
+    with pytest.raises(OutputError, match=f", row {wrong}: a value that must be unique") as caught:
+        anyio.run(
+            partial(
+                _write, sql, pa.table({"id": ids, "s": texts}), template=template, table=table, statement_type="insert"
+            )
+        )
+    assert "hidden" not in str(caught.value)
+    assert sql.run(f"SELECT id FROM {table}") == [["-1"]]
+
+
+@pytest.mark.parametrize("name", ["postgresql", "mariadb", "hsqldb", "h2"])
+@pytest.mark.parametrize("kind", ["insert", "update", "insert_update"])
+def test_the_one_row_that_is_too_long_is_named(request: pytest.FixtureRequest, name: str, kind: str) -> None:
+    """Some rows are there already, so that what is inserted are not simply the rows that came."""
+    sql: Sql = request.getfixturevalue(name)
+    table = sql.fresh()
+    sql.run(f"CREATE TABLE {table} (id INTEGER, s VARCHAR(9))", f"INSERT INTO {table} VALUES (1, 'old'), (1700, 'old')")
+    texts = ["way too long" if row in (1700, 1900) else "short" for row in range(1, 2001)]
+    keys: dict[str, Any] = {} if kind == "insert" else {"where_columns": ("id",), "update_columns": ("s",)}
+    rows = pa.table({"id": range(1, 2001), "s": texts})
+    with pytest.raises(OutputError, match=r", row 1700: a text is too long for its column"):
+        anyio.run(partial(_write, sql, rows, table=table, statement_type=kind, **keys))
+    assert sql.run(f"SELECT s FROM {table}") == [["old"], ["old"]]
 
 
 @pytest.mark.parametrize(("name", "type_"), [("hsqldb", "VARBINARY(9)"), ("postgresql", "BYTEA"), ("mariadb", "BLOB")])
