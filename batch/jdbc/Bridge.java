@@ -236,6 +236,8 @@ public final class Bridge {
         private final Object[] data;
         private final byte[][] valid;
         private final int[][] offsets;
+        /** The driver does not take the newer classes of dates and times; drivers say so in any way. */
+        private boolean legacy;
 
         public Block(int[] kinds, Object[] data, byte[][] valid, int[][] offsets) {
             this.kinds = kinds;
@@ -277,23 +279,31 @@ public final class Bridge {
             return new String((byte[]) data[c], start, offsets[c][r + 1] - start, StandardCharsets.UTF_8);
         }
 
-        private static void bindDate(PreparedStatement to, int p, LocalDate day) throws SQLException {
-            try {
-                to.setObject(p, day);
-            } catch (SQLFeatureNotSupportedException | AbstractMethodError e) {
-                to.setDate(p, Date.valueOf(day));
+        private void bindDate(PreparedStatement to, int p, LocalDate day) throws SQLException {
+            if (!legacy) {
+                try {
+                    to.setObject(p, day);
+                    return;
+                } catch (SQLException | AbstractMethodError e) {
+                    legacy = true;
+                }
             }
+            to.setDate(p, Date.valueOf(day));
         }
 
-        private static void bindTime(PreparedStatement to, int p, int kind, long micros) throws SQLException {
+        private void bindTime(PreparedStatement to, int p, int kind, long micros) throws SQLException {
             Instant instant =
                 Instant.ofEpochSecond(Math.floorDiv(micros, 1_000_000L), Math.floorMod(micros, 1_000_000L) * 1000L);
-            try {
-                if (kind == TIME) to.setObject(p, LocalDateTime.ofInstant(instant, ZoneOffset.UTC));
-                else to.setObject(p, OffsetDateTime.ofInstant(instant, ZoneOffset.UTC));
-            } catch (SQLFeatureNotSupportedException | AbstractMethodError e) {
-                to.setTimestamp(p, Timestamp.from(instant), Calendar.getInstance(TimeZone.getTimeZone("UTC")));
+            LocalDateTime time = LocalDateTime.ofInstant(instant, ZoneOffset.UTC);
+            if (!legacy) {
+                try {
+                    to.setObject(p, kind == TIME ? time : time.atOffset(ZoneOffset.UTC));
+                    return;
+                } catch (SQLException | AbstractMethodError e) {
+                    legacy = true;
+                }
             }
+            to.setTimestamp(p, Timestamp.valueOf(time), Calendar.getInstance(TimeZone.getTimeZone("UTC")));
         }
     }
 }

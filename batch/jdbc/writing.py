@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from batch.databases import STATEMENT_TYPES, JdbcOutput
 from batch.errors import JobError, OutputError, StateMismatch
-from batch.jdbc import copying, jvm
+from batch.jdbc import jvm, loading
 from batch.jdbc.checkpoints import Checkpoints, NotAllowed
 from batch.jdbc.columns import Typed, block_from, typed
 from batch.jdbc.connections import Connection, Database, Table
@@ -245,10 +245,10 @@ class Writing:
     def _copy(self, columns: Mapping[str, Typed], first: int) -> None:
         rows = pa.table([each.column for each in columns.values()], names=list(columns))
         try:
-            copying.copy(self.connection.java, self._insert_sql, rows)
+            loading.load(self.connection.java, self._insert_sql, rows)
         except jpype.JException as exc:
             assert self.table is not None
-            row = copying.row_at(copying.line_of(exc, self.table.name), rows)
+            row = loading.row_at(loading.line_of(exc, self.table.name), rows)
             place = _place(first, 0, rows.num_rows) if row is None else _place(first, row, row + 1)
             with self._told(place, tuple(columns)):
                 raise

@@ -22,7 +22,7 @@ from batch.job import JdbcSettings
 from batch.runner import RunOptions, run_job
 from tests.batch.faults import proxy
 from tests.batch.jobs import NO_WAIT, ROOT, read_csv
-from tests.batch.test_jdbc import filled
+from tests.batch.test_jdbc import AGE, filled
 from tests.databases import Sql
 
 N_ROWS: Final = 400
@@ -109,7 +109,7 @@ class Notes:
         self.found = (*self.found, token)
 
 
-@pytest.mark.parametrize("name", ["hsqldb", "h2", "postgresql", "mariadb"])
+@pytest.mark.parametrize("name", ["hsqldb", "h2", "derby", "postgresql", "mariadb"])
 async def test_killed_just_after_the_commit(request: pytest.FixtureRequest, name: str) -> None:
     """What was committed is passed over, whatever the journal knew of it."""
     sql: Sql = request.getfixturevalue(name)
@@ -134,7 +134,7 @@ async def test_killed_just_after_the_commit(request: pytest.FixtureRequest, name
     assert checkpoints(sql) == 0
 
 
-@pytest.mark.parametrize("name", ["hsqldb", "h2", "postgresql", "mariadb"])
+@pytest.mark.parametrize("name", ["hsqldb", "h2", "derby", "postgresql", "mariadb"])
 @pytest.mark.parametrize("kind", ["create_table", "insert"])
 async def test_rows_of_others_are_never_dropped(request: pytest.FixtureRequest, name: str, kind: Any) -> None:
     """A table that a killed run made is made anew, unless somebody wrote into it meanwhile."""
@@ -172,7 +172,8 @@ async def test_rows_of_others_are_never_dropped(request: pytest.FixtureRequest, 
 
 
 @pytest.mark.parametrize(
-    ("name", "seconds"), [("hsqldb", 3600), ("hsqldb", 1e-6), ("h2", 1e-6), ("postgresql", 1e-6), ("mariadb", 1e-6)]
+    ("name", "seconds"),
+    [("hsqldb", 3600), ("hsqldb", 1e-6), ("h2", 1e-6), ("derby", 1e-6), ("postgresql", 1e-6), ("mariadb", 1e-6)],
 )
 async def test_rows_stay_from_one_interval_to_the_next(
     server: str, request: pytest.FixtureRequest, tmp_path: Path, name: str, seconds: float
@@ -181,7 +182,7 @@ async def test_rows_stay_from_one_interval_to_the_next(
     table, _ = filled(sql, 200)
     sql.run(
         f"CREATE TABLE {table}_text (id INTEGER, age VARCHAR(10), income INTEGER, city VARCHAR(9), member BOOLEAN)",
-        f"INSERT INTO {table}_text SELECT id, age, NULL, NULL, member FROM {table}",
+        f"INSERT INTO {table}_text (id, age, member) SELECT id, {AGE}, member FROM {table}",
         f"UPDATE {table}_text SET age = 'old' WHERE id = 150",
     )
     target, query = sql.fresh(), f"SELECT * FROM {table}_text ORDER BY id"

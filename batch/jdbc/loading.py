@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 
 
-def copy(java: Any, sql: str, rows: pa.Table) -> None:
+def load(java: Any, sql: str, rows: pa.Table) -> None:
     """Run `statements.copy_in`; raises what the driver raises."""
     sink = pa.BufferOutputStream()
     arrow_csv.write_csv(rows, sink, arrow_csv.WriteOptions(include_header=False))
