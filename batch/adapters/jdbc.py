@@ -46,9 +46,10 @@ class _Rows:
         return (SourceFile(self.reading.what, None, None),)
 
     @property
-    def columns(self) -> Sequence[str]:
+    def schema(self) -> pa.Schema:
         """Of the result."""
-        return self.reading.columns
+        cursor = self.reading._first  # noqa: SLF001
+        return pa.schema([(column.name, column.type) for column in cursor.columns] if cursor is not None else [])
 
     async def batches(self) -> AsyncGenerator[Any, None]:
         """Blocks, one read ahead; a cancellation does not wait for the database."""

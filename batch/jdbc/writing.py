@@ -161,15 +161,13 @@ class Writing:
     def write(self, rows: pa.Table) -> None:
         """Append, in batches; raises `OutputError`."""
         start, self.passed = self.passed, self.passed + rows.num_rows
-        if self.passed <= self.kept:
-            return
-        if start < self.kept:
-            rows = rows.slice(self.kept - start)
-            start = self.kept
-        columns = {name: typed(rows.column(name).combine_chunks()) for name in rows.column_names}
+        new = rows.slice(max(0, self.kept - start))
+        columns = {name: typed(new.column(name).combine_chunks()) for name in new.column_names}
         with self._told():
             self._ready(columns)
-        self._write(columns, rows.num_rows, start)
+        if not new.num_rows:
+            return
+        self._write(columns, new.num_rows, max(start, self.kept))
         if self._commits_often and (
             self.settings.commit == "batch" or monotonic() - self._since >= self.settings.commit_interval
         ):

@@ -102,6 +102,23 @@ def test_a_table_becomes_a_scored_table(server: str, sql: Sql, tmp_path: Any) ->
     assert not (tmp_path / "state").exists() or not any((tmp_path / "state").iterdir())
 
 
+@pytest.mark.parametrize(
+    "output",
+    [{"statement_type": "create_table"}, {"statement_type": "insert", "create_table_if_not_exists": True}],
+    ids=["create_table", "insert"],
+)
+def test_no_rows_make_an_empty_table(server: str, sql: Sql, tmp_path: Any, output: dict[str, Any]) -> None:
+    """It has the right types, so the next job can write into it."""
+    table, rows = filled(sql, 50)
+    target = {"table": sql.fresh(), **output}
+    report = run(sql, job(server, sql, {"query": f"SELECT * FROM {table} WHERE id < 0"}, target), tmp_path)
+    assert report.rows_read == 0
+    assert scores(sql, target["table"]) == []
+    run(sql, job(server, sql, table, {**target, "statement_type": "insert"}), tmp_path)
+    agrees(found := scores(sql, target["table"]), expected(server, rows))
+    assert [int(row[0] or -1) for row in found] == list(range(50))
+
+
 def test_update_or_insert(server: str, sql: Sql, tmp_path: Any) -> None:
     table, rows = filled(sql, 100)
     target = sql.fresh()
