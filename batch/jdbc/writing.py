@@ -103,6 +103,8 @@ class Writing:
             if run:
                 self._checkpoints = self._found_checkpoints()
                 self.kept = self._rows_of(run)
+            if self.kept and self.table is None:
+                raise StateMismatch(f"{self.what}: is gone with {self.kept} rows of this job; --restart starts over")
             self._look_at_made()
             self.connection.java.commit()
         self._since = monotonic()
@@ -226,13 +228,12 @@ class Writing:
         try:
             write(start, stop)
         except jpype.JException as exc:
-            if stop - start > 1 and jvm.is_about_values(exc) and self.connection.back_to(before):
-                middle = (start + stop) // 2
-                self._try(write, start, middle, first, columns)
-                self._try(write, middle, stop, first, columns)
-                return
-            with self._told(_place(first, start, stop), columns):
-                raise
+            if stop - start == 1 or not jvm.is_about_values(exc) or not self.connection.back_to(before):
+                with self._told(_place(first, start, stop), columns):
+                    raise
+            middle = (start + stop) // 2
+            self._try(write, start, middle, first, columns)
+            self._try(write, middle, stop, first, columns)
         self.connection.unmark(before)
 
     @property

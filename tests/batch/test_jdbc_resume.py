@@ -100,6 +100,30 @@ def _unlocked(sql: Sql, target: str) -> None:
     sql.run(f"CREATE TABLE IF NOT EXISTS {quote}{target}_x{quote} (a INTEGER)")
 
 
+async def test_a_table_that_vanished_is_not_begun_in_the_middle(hsqldb: Sql) -> None:
+    connection, notes = JdbcSettings(**hsqldb.settings), Notes()
+    settings = JdbcOutput(table=hsqldb.fresh(), statement_type="create_table", commit="batch")
+    killed = Writing(Database.found(connection, hsqldb.credentials), settings, notes)
+    killed.begin("a run")
+    killed.write(pa.table({"id": [1, 2]}))
+    killed.close()
+    hsqldb.run(f'DROP TABLE "{settings.table}"')
+
+    async def written(run: str) -> None:
+        async with (
+            jdbc.open_output(settings, connection, hsqldb.credentials, notes) as output,
+            output.open_table(run) as write,
+        ):
+            await write(pa.table({"id": [1, 2]}))
+
+    with pytest.raises(StateMismatch, match="is gone with 2 rows"):
+        await written("a run")
+    assert checkpoints(hsqldb) == 1
+    await written("another run")
+    assert ids(hsqldb, settings.table) == [1, 2]
+    assert checkpoints(hsqldb) == 0
+
+
 class Notes:
     """What a state would remember."""
 
