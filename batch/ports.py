@@ -92,8 +92,8 @@ class TableIntake(Protocol):
         ...
 
     @property
-    def columns(self) -> Sequence[str]:
-        """Names, in order."""
+    def schema(self) -> Any:
+        """Names and types of its columns, a ``pyarrow.Schema``; of the types where there is no row."""
         ...
 
     def batches(self) -> AsyncGenerator[Any, None]:

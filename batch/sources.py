@@ -42,6 +42,8 @@ class Source:
     names: Sequence[str]
     """Empty: the file is."""
     chunks: Callable[[Position], AsyncGenerator[Chunk, None]]
+    no_rows: Records | None = None
+    """What says its types where it has no row; None: nothing does."""
 
 
 async def open_source(intake: Intake | TableIntake, number: int, reading: Reading, size: ChunkSize) -> Source:
@@ -54,18 +56,25 @@ async def open_source(intake: Intake | TableIntake, number: int, reading: Readin
     file = intake.files[number]
     if isinstance(intake, TableIntake):
         from batch.formats.cursor import read_rows  # not before: pyarrow takes its time
+        from batch.formats.parquet import ParquetRecords
 
         table = intake
-        names = spelled(table.columns, (*(reading.features or ()), *reading.wanted))
-        return Source(names, lambda start: read_rows(table, names, start, size, reading.output, reading.features))
+        names = spelled(table.schema.names, (*(reading.features or ()), *reading.wanted))
+        return Source(
+            names,
+            lambda start: read_rows(table, names, start, size, reading.output, reading.features),
+            ParquetRecords.none(table.schema, names, reading.output),
+        )
     if reading.format == "parquet":
         from batch.formats import parquet  # not before: pyarrow takes its time
 
-        names = await parquet.schema_of(intake, file)
+        schema = await parquet.schema_of(intake, file)
+        names = schema.names
         rows = size.rows_of(len(names))
         return Source(
             names,
             lambda start: parquet.read_chunks(intake, number, start, rows, reading.output, reading.features),
+            parquet.ParquetRecords.none(schema, names, reading.output),
         )
     encoding = reading.encoding if reading.format == "csv" else "utf-8"
     text = _Text(intake, number, file, encoding, size)
@@ -88,6 +97,7 @@ async def open_source(intake: Intake | TableIntake, number: int, reading: Readin
             reading.dialect,
             lambda data: CsvRecords.read(header, data, reading.output),
         ),
+        CsvRecords.read(header, b"", reading.output)[0],
     )
 
 

@@ -30,7 +30,7 @@ from batch.opening import open_output
 from batch.pipeline import run_pipeline
 from batch.ports import Intake, Output, TableIntake, TableOutput
 from batch.products import Product, open_product
-from batch.records import START, Chunk, Position
+from batch.records import START, Chunk, Position, Records
 from batch.run import Run
 from batch.series import SeriesOutcome, score_series
 from batch.sources import Source
@@ -51,6 +51,7 @@ class Writing:
         self.answer: tuple[str, ...] = tuple(state.last.answer) if state.last else ()
         self.layout: Layout | None = None
         self.columns: Sequence[str] = ()
+        self.no_rows: Records | None = None
         self.errors: Spool = open_errors(state)
         self.synced = monotonic()
         counts = run.counts
@@ -95,7 +96,7 @@ class Writing:
                     concurrency=run.job.num_concurrent,
                 )
             if not product.spool.length and self.columns:
-                await self._append(product, self._opening(self._layout()))
+                await self._append(product, self._nothing(self._layout()))
             counts = run.counts
             if counts.rows_read != counts.rows_done:
                 raise RowsUnaccounted(
@@ -134,7 +135,7 @@ class Writing:
         if not source.names:
             return
         if not self.columns:
-            self.columns = source.names
+            self.columns, self.no_rows = source.names, source.no_rows
         elif set(self.columns) != set(source.names) and self.run.job.intake_settings.format != "jsonl":
             file = self.intake.files[number].name
             raise IntakeError(f"{file}: has other columns than the files before: {', '.join(source.names)}")
@@ -267,6 +268,11 @@ class Writing:
 
     def _opening(self, layout: Layout) -> bytes:
         return self._writer().opening(layout)
+
+    def _nothing(self, layout: Layout) -> bytes:
+        """An output without rows, which may have types."""
+        rows = b"" if self.no_rows is None else self._writer().rows(layout, self.no_rows, [], {}, 0)
+        return self._opening(layout) + rows
 
     def _publish_errors(self) -> None:
         """The reports of bad rows to where the job wants them; a copy, so that a killed run can do it again."""

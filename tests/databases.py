@@ -1,5 +1,5 @@
 """
-Databases for tests: HSQLDB and H2 in this process, PostgreSQL and MariaDB as servers on free ports.
+Databases for tests: HSQLDB, H2 and Derby in this process, PostgreSQL and MariaDB as servers on free ports.
 
 All from Debian packages, with their own drivers; looked at from outside by their own command lines or plain JDBC.
 """
@@ -12,13 +12,15 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jpype
 import pytest
 
 from batch.errors import IntakeError
+from batch.jdbc import jvm
 from batch.jdbc.connections import Database
 from batch.job import JdbcSettings
 from batch.settings import Credentials
@@ -27,6 +29,7 @@ from tests.stores import is_missing
 
 JARS = Path("/usr/share/java")
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+DERBY = "org.apache.derby.jdbc.EmbeddedDriver"
 MARIADB = Path("/usr/sbin/mariadbd")
 PASSWORD = "s3cret-of-the-tests"
 USER_ID = 65534
@@ -87,6 +90,11 @@ def embedded(name: str) -> Sql:
     unique = uuid.uuid4().hex
     if name == "hsqldb":
         return Sql(name, f"jdbc:hsqldb:mem:{unique}", "org.hsqldb.jdbc.JDBCDriver", jar("hsqldb.jar"), "SA", "")
+    if name == "derby":
+        found = Sql(name, f"jdbc:derby:memory:{unique};create=true", DERBY, jar("derby.jar"), "APP", PASSWORD)
+        jvm.start(found.credentials)
+        jpype.java.lang.System.setProperty("derby.stream.error.file", os.devnull)  # else it writes a log where it runs
+        return found
     url = f"jdbc:h2:mem:{unique};DB_CLOSE_DELAY=-1"
     return Sql(name, url, "org.h2.Driver", jar("h2.jar"), "sa", PASSWORD)
 
@@ -99,6 +107,11 @@ def hsqldb() -> Sql:
 @pytest.fixture(scope="session")
 def h2() -> Sql:
     return embedded("h2")
+
+
+@pytest.fixture(scope="session")
+def derby() -> Sql:
+    return embedded("derby")
 
 
 def lowered(command: Sequence[str | Path]) -> list[str]:
@@ -142,6 +155,12 @@ def postgresql_server() -> Iterator[Sql]:
 def mariadb() -> Iterator[Sql]:
     with mariadb_server() as sql:
         yield sql
+
+
+@pytest.fixture(scope="session")
+def mysql(mariadb: Sql) -> Sql:
+    """The same server by MySQL's kind of URL, which MariaDB's driver takes, too, and so with MySQL's template."""
+    return replace(mariadb, name="mysql", url=mariadb.url.replace("jdbc:mariadb:", "jdbc:mysql:"))
 
 
 @contextmanager

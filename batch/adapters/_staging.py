@@ -156,7 +156,7 @@ class NoRows:
     """An unload of nothing, which leaves no file."""
 
     name: str
-    columns: Sequence[str]
+    schema: pa.Schema
 
     @property
     def files(self) -> Sequence[SourceFile]:
@@ -253,10 +253,12 @@ class Parts:
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def add(self, table: pa.Table) -> None:
-        """Append rows."""
+        """Append rows; a table without any says only which columns there are, and makes no file."""
         if self.schema is None:
             self.schema = table.schema
             self.columns = list(table.schema.names)
+        if not table.num_rows:
+            return
         text = await to_thread.run_sync(csv_of, table)
         if self._write is None:
             await self._open()

@@ -46,9 +46,9 @@ class _Rows:
         return (SourceFile(self.reading.what, None, None),)
 
     @property
-    def columns(self) -> Sequence[str]:
+    def schema(self) -> pa.Schema:
         """Of the result."""
-        return self.reading.columns
+        return self.reading.schema
 
     async def batches(self) -> AsyncGenerator[Any, None]:
         """Blocks, one read ahead; a cancellation does not wait for the database."""

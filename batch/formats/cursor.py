@@ -45,7 +45,7 @@ async def read_rows(
         held = _Held(intake.files[0].name, batches)
         await _pass_over(held, start)
         place = start
-        while (batch := await held.take(size.rows_of(len(intake.columns)))) is not None:
+        while (batch := await held.take(size.rows_of(len(intake.schema)))) is not None:
             check = await to_thread.run_sync(check_of, batch, place.check)
             end = Position(0, place.rows + batch.num_rows, 0, check)
             yield Chunk(

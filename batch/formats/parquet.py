@@ -112,11 +112,11 @@ async def _batches(intake: Intake, file: SourceFile, skip: int, rows: int) -> As
                 yield wanted
 
 
-async def schema_of(intake: Intake, file: SourceFile) -> list[str]:
-    """The names of the file's columns."""
+async def schema_of(intake: Intake, file: SourceFile) -> pa.Schema:
+    """Names and types of the file's columns."""
     size, footer = await _footer(intake, file)
     try:
-        return list(pq.read_schema(_Pieces(size, {size - len(footer): footer})).names)
+        return pq.read_schema(_Pieces(size, {size - len(footer): footer}))
     except (pa.ArrowException, OSError) as exc:
         raise IntakeError(f"{file.name}: not a Parquet file that can be read: {exc}") from exc
 
@@ -168,12 +168,17 @@ def _extent(group: Any) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class ParquetRecords:
-    """Rows of a Parquet file."""
+    """Rows of a Parquet file, or of a database."""
 
     batch: pa.RecordBatch
     output: Dialect
     features: Sequence[str] | None = None
     """The only columns that a request needs; None: not known."""
+
+    @classmethod
+    def none(cls, schema: pa.Schema, names: Sequence[str], output: Dialect) -> "ParquetRecords":
+        """No rows, under other names."""
+        return cls(pa.RecordBatch.from_pylist([], schema).rename_columns(list(names)), output)
 
     @property
     def names(self) -> Sequence[str]:
@@ -315,9 +320,7 @@ class ParquetWriter:
 
 
 def block_of(table: pa.Table) -> bytes:
-    """Rows as `Blocks` takes them; nothing where there are none."""
-    if not table.num_rows:
-        return b""
+    """Rows as `Blocks` takes them; of none, their types."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
@@ -373,9 +376,9 @@ class Blocks:
         """The next whole group; None: not yet."""
         return self._taken(GROUP_ROWS) if self._rows >= GROUP_ROWS else None
 
-    def rest(self) -> pa.Table | None:
-        """What makes no whole group; None: nothing."""
-        return self._taken(self._rows) if self._rows else None
+    def rest(self, *, types: bool = False) -> pa.Table | None:
+        """What makes no whole group; None: nothing. *types*: even if it has no rows."""
+        return self._taken(self._rows) if self._rows or (types and self._tables) else None
 
     def _whole(self) -> Iterator[pa.Table]:
         while len(self._held) >= _LENGTH.size:
@@ -417,7 +420,7 @@ class ParquetFile:
 
     def close(self) -> bytes:
         """The rest of the file."""
-        if (table := self._blocks.rest()) is not None:
+        if (table := self._blocks.rest(types=self._writer is None)) is not None:
             self._write_group(table)
         if self._writer is not None:
             self._writer.close()

@@ -14,7 +14,6 @@ import java.sql.PreparedStatement;
 import java.sql.ResultSet;
 import java.sql.ResultSetMetaData;
 import java.sql.SQLException;
-import java.sql.SQLFeatureNotSupportedException;
 import java.sql.Timestamp;
 import java.sql.Types;
 import java.time.Instant;
@@ -220,7 +219,7 @@ public final class Bridge {
             if (!legacy[c]) {
                 try {
                     day = rows.getObject(c + 1, LocalDate.class);
-                } catch (SQLFeatureNotSupportedException | AbstractMethodError e) {
+                } catch (SQLException | AbstractMethodError e) {
                     legacy[c] = true;
                 }
             }
@@ -247,7 +246,7 @@ public final class Bridge {
                         given = time != null;
                         if (given) value = micros(time.withOffsetSameInstant(ZoneOffset.UTC).toLocalDateTime());
                     }
-                } catch (SQLFeatureNotSupportedException | AbstractMethodError e) {
+                } catch (SQLException | AbstractMethodError e) {
                     legacy[c] = true;
                 }
             }
@@ -427,6 +426,8 @@ public final class Bridge {
         private final Object[] data;
         private final byte[][] valid;
         private final int[][] offsets;
+        /** The driver does not take the newer classes of dates and times; drivers say so in any way. */
+        private boolean legacy;
 
         public Block(int[] kinds, Object[] data, byte[][] valid, int[][] offsets) {
             this.kinds = kinds;
@@ -443,13 +444,6 @@ public final class Bridge {
                 to.addBatch();
             }
             return to.executeBatch();
-        }
-
-        /** The same for the rows from start to stop. */
-        public int[] execute(PreparedStatement to, int[] columns, int start, int stop) throws SQLException {
-            int[] rows = new int[stop - start];
-            for (int r = start; r < stop; r++) rows[r - start] = r;
-            return execute(to, columns, rows);
         }
 
         private void bind(PreparedStatement to, int p, int c, int r) throws SQLException {
@@ -475,23 +469,31 @@ public final class Bridge {
             return new String((byte[]) data[c], start, offsets[c][r + 1] - start, StandardCharsets.UTF_8);
         }
 
-        private static void bindDate(PreparedStatement to, int p, LocalDate day) throws SQLException {
-            try {
-                to.setObject(p, day);
-            } catch (SQLFeatureNotSupportedException | AbstractMethodError e) {
-                to.setDate(p, Date.valueOf(day));
+        private void bindDate(PreparedStatement to, int p, LocalDate day) throws SQLException {
+            if (!legacy) {
+                try {
+                    to.setObject(p, day);
+                    return;
+                } catch (SQLException | AbstractMethodError e) {
+                    legacy = true;
+                }
             }
+            to.setDate(p, Date.valueOf(day));
         }
 
-        private static void bindTime(PreparedStatement to, int p, int kind, long micros) throws SQLException {
+        private void bindTime(PreparedStatement to, int p, int kind, long micros) throws SQLException {
             Instant instant =
                 Instant.ofEpochSecond(Math.floorDiv(micros, 1_000_000L), Math.floorMod(micros, 1_000_000L) * 1000L);
-            try {
-                if (kind == TIME) to.setObject(p, LocalDateTime.ofInstant(instant, ZoneOffset.UTC));
-                else to.setObject(p, OffsetDateTime.ofInstant(instant, ZoneOffset.UTC));
-            } catch (SQLFeatureNotSupportedException | AbstractMethodError e) {
-                to.setTimestamp(p, Timestamp.from(instant), Calendar.getInstance(TimeZone.getTimeZone("UTC")));
+            LocalDateTime time = LocalDateTime.ofInstant(instant, ZoneOffset.UTC);
+            if (!legacy) {
+                try {
+                    to.setObject(p, kind == TIME ? time : time.atOffset(ZoneOffset.UTC));
+                    return;
+                } catch (SQLException | AbstractMethodError e) {
+                    legacy = true;
+                }
             }
+            to.setTimestamp(p, Timestamp.valueOf(time), Calendar.getInstance(TimeZone.getTimeZone("UTC")));
         }
     }
 }

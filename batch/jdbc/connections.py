@@ -100,10 +100,40 @@ class Connection:
                 statement.setObject(place, value)
             return 0 if statement.execute() else int(statement.getUpdateCount())
 
+    def number(self, sql: str, *values: Any) -> int | None:
+        """The one number that a query finds; None: it finds no row."""
+        with self.java.prepareStatement(sql) as statement:
+            for place, value in enumerate(values, 1):
+                statement.setObject(place, value)
+            with statement.executeQuery() as rows:
+                return int(rows.getLong(1)) if rows.next() else None
+
     def run(self, sql: str) -> None:
         """A statement without parameters or counts."""
         with self.java.createStatement() as statement:
             statement.execute(sql)
+
+    def mark(self) -> Any:
+        """A place in the transaction to go `back_to`; None: the database knows no such."""
+        return self.java.setSavepoint() if self._marks else None
+
+    def back_to(self, mark: Any) -> bool:
+        """Undo what was done since; False: that cannot be."""
+        with suppress(jpype.JException):
+            if mark is not None:
+                self.java.rollback(mark)
+                return True
+        return False
+
+    def unmark(self, mark: Any) -> None:
+        """Nobody goes back there; some databases forget by themselves, and say that they cannot."""
+        with suppress(jpype.JException):
+            if mark is not None:
+                self.java.releaseSavepoint(mark)
+
+    @cached_property
+    def _marks(self) -> bool:
+        return bool(self.about.supportsSavepoints())
 
     def find(self, catalog: str | None, schema: str | None, table: str) -> "Table | None":
         """A table by its name: exactly so, else in the case in which the database has it."""

@@ -41,15 +41,14 @@ _SHOWN: Final = 400
 
 def explained(causes: Sequence[tuple[str, str]], url: str = "", columns: Iterable[str] = ()) -> str:
     """The most telling of some failures, given as SQL state and message."""
-    state, text = next((cause for cause in causes if cause[0][:2] in ABOUT_VALUES), causes[-1])
-    if state[:2] in ABOUT_VALUES:
-        return _about_values(state, text, columns)
-    text = next((text for known, text in causes if known), text)
-    state = next((known for known, _ in causes if known), state)
+    causes = [(state, text.partition("; SQL statement:")[0]) for state, text in causes]
+    for state, text in reversed(causes):  # the first ones of a batch have all of its text
+        if state[:2] in ABOUT_VALUES:
+            return _about_values(state, text, columns)
+    state, text = next((cause for cause in causes if cause[0]), causes[-1])
     if state == "OOM":
         return KINDS["OOM"]
-    said = text.replace(url, "***") if url else text
-    said = " ".join(said.partition("; SQL statement:")[0].split())[:_SHOWN]
+    said = " ".join((text.replace(url, "***") if url else text).split())[:_SHOWN]
     kind = KINDS.get(state) or KINDS.get(state[:2])
     return f"{kind}: {said}" if kind else said
 

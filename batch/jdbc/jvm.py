@@ -17,7 +17,7 @@ import jpype.config
 
 from batch.errors import AdapterUnavailable, BatchError
 from batch.jdbc.bridge_jar import NoCompiler, bridge_jar
-from batch.jdbc.failures import explained
+from batch.jdbc.failures import ABOUT_VALUES, explained
 from batch.settings import Credentials
 
 _START: Final = threading.Lock()
@@ -138,6 +138,11 @@ def translated(error: type[BatchError], what: str, url: str = "", columns: tuple
         yield
     except jpype.JException as exc:
         raise error(f"{what}: {explained(_causes(exc), url, columns)}") from None
+
+
+def is_about_values(exc: Any) -> bool:
+    """Whether the database does not take what it was given, which is no fault of the connection."""
+    return any(state[:2] in ABOUT_VALUES for state, _ in _causes(exc))
 
 
 def _causes(exc: Any) -> list[tuple[str, str]]:

@@ -114,7 +114,7 @@ class Reading:
         except BaseException:
             first.cancel_and_close()
             raise
-        self.columns = [column.name for column in self._first.columns]
+        self.schema = pa.schema([(column.name, column.type) for column in self._first.columns])
 
     def blocks(self) -> Iterator["Future[pa.RecordBatch | None]"]:
         """In an order that is the same every time: one block of each part in turn."""
@@ -170,7 +170,7 @@ def _queries(connection: Connection, settings: JdbcIntake) -> list[str]:
         return [whole]
     column = connection.names.quoted(_column(connection, f"SELECT * FROM {source} WHERE 1 = 0", settings))  # noqa: S608
     low, high = bound_from(settings.lower_bound), bound_from(settings.upper_bound)
-    conditions = partitions(column, low, high, settings.num_partitions or 1)
+    conditions = partitions(column, low, high, settings.num_partitions or 1, connection.template.moment)
     return [f"SELECT * FROM {source} WHERE {condition}" if condition else whole for condition in conditions]  # noqa: S608
 
 

@@ -83,16 +83,16 @@ def bound_from(value: int | str) -> Bound:
         raise JobError(f"lower_bound, upper_bound: expected a whole number, a date or a time, got {value!r}") from None
 
 
-def partitions(column: str, low: Bound, high: Bound, count: int) -> Iterator[str]:
+def partitions(column: str, low: Bound, high: Bound, count: int, moment: str) -> Iterator[str]:
     """
     Conditions on a quoted *column*, each row fulfilling exactly one of them.
 
     The bounds set the stride and filter nothing: the first part has everything below, and null; the last everything
-    above.
+    above. *moment* is `Template.moment`.
     """
     width = (high - low) // timedelta(microseconds=1) if isinstance(high, datetime) else high - low  # type: ignore[operator]
     count = max(1, min(count, width))
-    steps = [_moved(low, width * place // count) for place in range(1, count)]
+    steps = [_moved(low, width * place // count, moment) for place in range(1, count)]
     if not steps:
         yield ""
         return
@@ -102,7 +102,7 @@ def partitions(column: str, low: Bound, high: Bound, count: int) -> Iterator[str
     yield f"{column} >= {steps[-1]}"
 
 
-def _moved(low: Bound, by: int) -> str:
+def _moved(low: Bound, by: int, moment: str) -> str:
     if isinstance(low, int):
         return str(low + by)
-    return f"TIMESTAMP '{(low + timedelta(microseconds=by)).isoformat(sep=' ', timespec='microseconds')}'"
+    return moment.format((low + timedelta(microseconds=by)).isoformat(sep=" ", timespec="microseconds"))

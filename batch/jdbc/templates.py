@@ -30,6 +30,8 @@ class Template:
     text: str = "VARCHAR(4000)"
     decimal: str = "DECIMAL({precision},{scale})"
     most_digits: int = 38
+    moment: str = "TIMESTAMP '{}'"
+    """How a date with a time stands in a statement."""
     properties: Mapping[str, str] = field(default_factory=dict)
     """For the driver, where the URL does not say otherwise."""
     for_updates: Mapping[str, str] = field(default_factory=dict)
@@ -44,6 +46,8 @@ class Template:
     """Whether the fetch size may change while rows are read."""
     copies: bool = False
     """Whether the driver takes rows as text by COPY, which is much faster."""
+    takes_back_tables: bool = False
+    """Whether a rollback takes back a table that was made, and others can look at the catalog meanwhile."""
 
     def type_of(self, kind: Kind) -> str:
         """SQL type of a column."""
@@ -70,6 +74,7 @@ POSTGRESQL: Final = Template(
         "tcpKeepAlive": "true",
     },
     copies=True,
+    takes_back_tables=True,
 )
 MARIADB: Final = Template(
     "mariadb",
@@ -121,6 +126,7 @@ TEMPLATES: Final[Mapping[str, Template]] = {
             timestamp="DATETIME2(6)",
             instant="DATETIMEOFFSET(6)",
             text="NVARCHAR(MAX)",
+            moment="CAST('{}' AS DATETIME2(6))",
         ),
         Template("snowflake", float="FLOAT", timestamp="TIMESTAMP_NTZ(6)", instant="TIMESTAMP_TZ(6)", text="VARCHAR"),
         Template("h2", text="CHARACTER VARYING", before_reading=("SET LAZY_QUERY_EXECUTION 1",), most_digits=100_000),
@@ -131,7 +137,14 @@ TEMPLATES: Final[Mapping[str, Template]] = {
             text="LONGVARCHAR",
             before_reading=("SET SESSION RESULT MEMORY ROWS 10000",),
         ),
-        Template("derby", timestamp="TIMESTAMP", instant="TIMESTAMP", text="VARCHAR(32672)", most_digits=31),
+        Template(
+            "derby",
+            timestamp="TIMESTAMP",
+            instant="TIMESTAMP",
+            text="VARCHAR(32672)",
+            most_digits=31,
+            moment="TIMESTAMP('{}')",
+        ),
     )
 }
 OTHER_NAMES: Final = {"postgres": "postgresql", "mssql": "sqlserver", "synapse": "sqlserver", "generic": "ansi"}

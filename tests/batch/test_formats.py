@@ -94,13 +94,14 @@ async def test_from_any_format_to_any(source: str, target: str, job_for: Any, se
         assert column == [float(line[place]) if numeric else line[place] for line in expected]
 
 
-async def test_parquet_keeps_types_and_nulls(job_for: Any, tmp_path: Path) -> None:
-    put(tmp_path / "in.parquet")
+@pytest.mark.parametrize("n_rows", [N_ROWS, 0], ids=["rows", "no rows"])
+async def test_parquet_keeps_types_and_nulls(n_rows: int, job_for: Any, tmp_path: Path) -> None:
+    pq.write_table(people().slice(0, n_rows), tmp_path / "in.parquet", row_group_size=40)
     job = job_for(**stores(tmp_path, "parquet", "parquet"), passthrough_columns_set="all", mini_batch_size=16)
 
     await run_job(job, NOBODY, options=QUICK)
 
-    written, before = pq.read_table(tmp_path / "out.parquet"), people()
+    written, before = pq.read_table(tmp_path / "out.parquet"), people().slice(0, n_rows)
     for name in before.column_names:
         assert written.column(name).to_pylist() == before.column(name).to_pylist()
         assert written.schema.field(name).type == before.schema.field(name).type

@@ -13,8 +13,10 @@ from batch.runner import run_job
 from tests.batch.jobs import QUICK, free_port, gold
 from tests.databases import Sql
 
-EVERYWHERE = ("hsqldb", "h2", "postgresql", "mariadb")
+EVERYWHERE = ("hsqldb", "h2", "derby", "postgresql", "mariadb")
 PEOPLE = "id INTEGER PRIMARY KEY, age INTEGER, income DOUBLE PRECISION, city VARCHAR(40), member BOOLEAN"
+AGE = "RTRIM(CAST(age AS CHAR(9)))"
+"""As text, in any of them."""
 CITIES = ("Oslo", "São Paulo", "a,b", '"quoted"', None)
 
 
@@ -100,6 +102,23 @@ def test_a_table_becomes_a_scored_table(server: str, sql: Sql, tmp_path: Any) ->
     assert not (tmp_path / "state").exists() or not any((tmp_path / "state").iterdir())
 
 
+@pytest.mark.parametrize(
+    "output",
+    [{"statement_type": "create_table"}, {"statement_type": "insert", "create_table_if_not_exists": True}],
+    ids=["create_table", "insert"],
+)
+def test_no_rows_make_an_empty_table(server: str, sql: Sql, tmp_path: Any, output: dict[str, Any]) -> None:
+    """It has the right types, so the next job can write into it."""
+    table, rows = filled(sql, 50)
+    target = {"table": sql.fresh(), **output}
+    report = run(sql, job(server, sql, {"query": f"SELECT * FROM {table} WHERE id < 0"}, target), tmp_path)
+    assert report.rows_read == 0
+    assert scores(sql, target["table"]) == []
+    run(sql, job(server, sql, table, {**target, "statement_type": "insert"}), tmp_path)
+    agrees(found := scores(sql, target["table"]), expected(server, rows))
+    assert [int(row[0] or -1) for row in found] == list(range(50))
+
+
 def test_update_or_insert(server: str, sql: Sql, tmp_path: Any) -> None:
     table, rows = filled(sql, 100)
     target = sql.fresh()
@@ -156,7 +175,7 @@ def test_a_failed_job_leaves_the_table_as_it_was(server: str, sql: Sql, tmp_path
     sql.run(
         f"CREATE TABLE {table}_bad (id INTEGER, age VARCHAR(10), income VARCHAR(20), city VARCHAR(9), member BOOLEAN)"
     )
-    sql.run(f"INSERT INTO {table}_bad SELECT id, age, NULL, NULL, member FROM {table} WHERE id <> 99")
+    sql.run(f"INSERT INTO {table}_bad (id, age, member) SELECT id, {AGE}, member FROM {table} WHERE id <> 99")
     sql.run(f"INSERT INTO {table}_bad VALUES (99, 'old', NULL, NULL, TRUE)")
     target = sql.fresh()
     output = {"table": target, "statement_type": "create_table"}

@@ -6,22 +6,24 @@ import subprocess
 import zipfile
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import pyarrow as pa
 import pytest
+import sqlglot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch.adapters import jdbc
 from batch.databases import JdbcIntake, JdbcOutput
-from batch.errors import IntakeError, JobError
+from batch.errors import IntakeError, JobError, OutputError
 from batch.jdbc import bridge_jar
 from batch.jdbc.failures import explained
-from batch.jdbc.statements import Names, bound_from, partitions
-from batch.jdbc.templates import TEMPLATES, template_for
+from batch.jdbc.statements import Names, bound_from, create_table, insert, partitions, update
+from batch.jdbc.templates import ANSI, TEMPLATES, Kind, template_for
 from batch.jdbc.url import parameters_of, url_problems, without
 from batch.job import JdbcSettings
 from tests.databases import Sql
@@ -82,7 +84,7 @@ def test_user_and_password_leave_the_url() -> None:
 
 @given(st.integers(-(10**9), 10**9), st.integers(1, 10**9), st.integers(1, 40), st.integers(-(2 * 10**9), 2 * 10**9))
 def test_every_key_is_in_exactly_one_part(low: int, width: int, count: int, key: int) -> None:
-    conditions = list(partitions("k", low, low + width, count))
+    conditions = list(partitions("k", low, low + width, count, ""))
     assert len(conditions) == min(count, width)
     for value in (key, None):
         found = [_holds(condition, value) for condition in conditions]
@@ -99,7 +101,7 @@ def _holds(condition: str, k: int | None) -> bool:
 
 
 def test_parts_of_times() -> None:
-    conditions = list(partitions('"d"', bound_from("2024-01-01"), bound_from("2024-01-03"), 2))
+    conditions = list(partitions('"d"', bound_from("2024-01-01"), bound_from("2024-01-03"), 2, ANSI.moment))
     assert conditions[0] == '"d" < TIMESTAMP \'2024-01-02 00:00:00.000000\' OR "d" IS NULL'
     with pytest.raises(JobError, match="x; DROP"):
         bound_from("x; DROP TABLE y")
@@ -202,14 +204,65 @@ EVERY_TYPE = pa.table(
 WITH_ZONE = pa.array([dt.datetime(2024, 3, 31, 2, 30, 0, 5), None, dt.datetime(1900, 1, 1)], pa.timestamp("us", "UTC"))
 
 
-@pytest.mark.parametrize("name", ["hsqldb", "h2", "postgresql", "mariadb"])
+@pytest.mark.parametrize("name", ["hsqldb", "h2", "derby", "postgresql", "mariadb", "mysql"])
 def test_every_type_comes_back(request: pytest.FixtureRequest, name: str) -> None:
     sql: Sql = request.getfixturevalue(name)
-    rows = EVERY_TYPE if name == "mariadb" else EVERY_TYPE.append_column("tz", WITH_ZONE)
+    rows = EVERY_TYPE if name in ("derby", "mariadb", "mysql") else EVERY_TYPE.append_column("tz", WITH_ZONE)
     found = anyio.run(_through, sql, rows)
     assert {name: column.to_pylist() for name, column in zip(found.column_names, found.columns, strict=True)} == {
         name: column.to_pylist() for name, column in zip(rows.column_names, rows.columns, strict=True)
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, kind) for name in ("hsqldb", "h2", "postgresql", "mariadb") for kind in ("date", "timestamp")),
+        ("derby", "timestamp"),  # it does not compare a date with a time
+    ],
+)
+def test_times_that_part_a_table(request: pytest.FixtureRequest, name: str, kind: Kind) -> None:
+    sql: Sql = request.getfixturevalue(name)
+    table, template = sql.fresh(), TEMPLATES[name]
+    sql.run(f"CREATE TABLE {table} (k {template.type_of(kind)})", f"INSERT INTO {table} VALUES (NULL)")
+    for day in range(1, 10):
+        noon = template.moment.format(f"2024-01-0{day} 12:00:00")
+        sql.run(f"INSERT INTO {table} VALUES ({noon if kind == 'timestamp' else f'CAST({noon} AS DATE)'})")
+    conditions = partitions("k", bound_from("2024-01-03"), bound_from("2024-01-06T12:00"), 7, template.moment)
+    counts = [sql.run(f"SELECT COUNT(*) FROM {table} WHERE {condition}")[0][0] for condition in conditions]
+    assert len(counts) == 7
+    assert sum(int(count or 0) for count in counts) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect", "moment"),
+    [
+        ("oracle", "oracle", "TO_TIMESTAMP('{}', 'YYYY-MM-DD HH24:MI:SS.FF6')"),
+        ("sqlserver", "tsql", "CAST('{}' AS DATETIME2(6))"),
+        ("mysql", "mysql", "TIMESTAMP('{}')"),
+        ("snowflake", "snowflake", "CAST('{}' AS TIMESTAMP)"),
+    ],
+)
+def test_statements_for_databases_that_are_not_here(name: str, dialect: str, moment: str) -> None:
+    """As a parser of that dialect reads them: no type that it does not know, and times are times."""
+    template, names = TEMPLATES[name], Names("`" if name == "mysql" else '"')
+    types = [(kind, template.type_of(kind)) for kind in get_args(Kind)]
+    types += [("short", template.decimal_of(30, 2)), ("long", template.decimal_of(70, 2))]
+    table = names.qualified(("a schema", "t"))
+    made, _, _ = (
+        sqlglot.parse_one(sql, dialect=dialect)
+        for sql in (
+            create_table(names, table, types),
+            insert(names, table, ["a", "b c"]),
+            update(names, table, ["a", "b c"], ["d", "e"]),
+        )
+    )
+    assert [column.name for column in made.find_all(sqlglot.exp.ColumnDef)] == [column for column, _ in types]
+    assert "USERDEFINED" not in repr(made)
+    conditions = list(partitions("k", bound_from("2024-01-01"), bound_from("2024-01-03"), 2, template.moment))
+    for condition in conditions:
+        read = sqlglot.parse_one(condition, dialect=dialect).sql(dialect=dialect)
+        assert moment.format("2024-01-02 00:00:00.000000") in read
 
 
 async def _through(sql: Sql, rows: Any) -> Any:
@@ -222,6 +275,60 @@ async def _through(sql: Sql, rows: Any) -> Any:
         await write(rows)
     async with jdbc.open_intake(JdbcIntake(table=table), connection, sql.credentials) as intake:
         return pa.Table.from_batches([batch async for batch in intake.batches()]).sort_by("id")
+
+
+async def _write(sql: Sql, rows: Any, *, template: str | None = None, **output: Any) -> None:
+    connection = JdbcSettings(**sql.settings, template_name=template)
+    async with (
+        jdbc.open_output(JdbcOutput(**output), connection, sql.credentials) as target,
+        target.open_table("rows") as write,
+    ):
+        for start in range(0, rows.num_rows, 30_000):
+            await write(rows.slice(start, 30_000))
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "n_rows"),
+    [
+        ("postgresql", None, 500_000),
+        ("postgresql", "ansi", 5_000),
+        ("mariadb", None, 5_000),
+        ("hsqldb", None, 5_000),
+        ("h2", None, 5_000),
+        ("derby", None, 5_000),
+    ],
+)
+def test_the_one_row_that_is_there_already_is_named(
+    request: pytest.FixtureRequest, name: str, template: str | None, n_rows: int
+) -> None:
+    sql: Sql = request.getfixturevalue(name)
+    table, wrong = sql.fresh(), n_rows - 1_233
+    sql.run(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, s VARCHAR(20))", f"INSERT INTO {table} VALUES (-1, 'old')")
+    ids = [-1 if row == wrong else row for row in range(1, n_rows + 1)]
+    texts = ["a\r\n\nb", "plain", "hidden\n\n", None, '"\r"'] * (n_rows // 5)
+    with pytest.raises(OutputError, match=f", row {wrong}: a value that must be unique") as caught:
+        anyio.run(
+            partial(
+                _write, sql, pa.table({"id": ids, "s": texts}), template=template, table=table, statement_type="insert"
+            )
+        )
+    assert "hidden" not in str(caught.value)
+    assert sql.run(f"SELECT id FROM {table}") == [["-1"]]
+
+
+@pytest.mark.parametrize("name", ["postgresql", "mariadb", "mysql", "hsqldb", "h2", "derby"])
+@pytest.mark.parametrize("kind", ["insert", "update", "insert_update"])
+def test_the_one_row_that_is_too_long_is_named(request: pytest.FixtureRequest, name: str, kind: str) -> None:
+    """Some rows are there already, so that what is inserted are not simply the rows that came."""
+    sql: Sql = request.getfixturevalue(name)
+    table = sql.fresh()
+    sql.run(f"CREATE TABLE {table} (id INTEGER, s VARCHAR(9))", f"INSERT INTO {table} VALUES (1, 'old'), (1700, 'old')")
+    texts = ["way too long" if row in (1700, 1900) else "short" for row in range(1, 2001)]
+    keys: dict[str, Any] = {} if kind == "insert" else {"where_columns": ("id",), "update_columns": ("s",)}
+    rows = pa.table({"id": range(1, 2001), "s": texts})
+    with pytest.raises(OutputError, match=r", row 1700: a text is too long for its column"):
+        anyio.run(partial(_write, sql, rows, table=table, statement_type=kind, **keys))
+    assert sql.run(f"SELECT s FROM {table}") == [["old"], ["old"]]
 
 
 @pytest.mark.parametrize(("name", "type_"), [("hsqldb", "VARBINARY(9)"), ("postgresql", "BYTEA"), ("mariadb", "BLOB")])

@@ -8,19 +8,21 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
 import pytest
 
 from batch.adapters import jdbc
 from batch.databases import JdbcOutput
 from batch.definition import definition_from
-from batch.errors import RowRefused, StateMismatch
+from batch.errors import OutputError, RowRefused, StateMismatch
+from batch.jdbc.checkpoints import CHECKPOINTS
 from batch.jdbc.connections import Database
-from batch.jdbc.writing import CHECKPOINTS, Writing
+from batch.jdbc.writing import Writing
 from batch.job import JdbcSettings
 from batch.runner import RunOptions, run_job
 from tests.batch.faults import proxy
 from tests.batch.jobs import NO_WAIT, ROOT, read_csv
-from tests.batch.test_jdbc import filled
+from tests.batch.test_jdbc import AGE, filled
 from tests.databases import Sql
 
 N_ROWS: Final = 400
@@ -83,6 +85,8 @@ async def test_killed_twice(
             _, errors = await asyncio.to_thread(process.communicate)
             assert process.returncode == -signal.SIGKILL, errors.decode()
             await asyncio.to_thread(_unlocked, sql, target)
+            if commit == "job":
+                assert sql.run(f"SELECT to_regclass('\"{target}\"')") == [[None]]
         between.arrived = lambda _: None
         report = await run_job(definition_from(made).job, sql.credentials, options=options)
     assert report.rows_resumed > 0
@@ -96,21 +100,46 @@ def _unlocked(sql: Sql, target: str) -> None:
     sql.run(f"CREATE TABLE IF NOT EXISTS {quote}{target}_x{quote} (a INTEGER)")
 
 
-@pytest.mark.parametrize("name", ["hsqldb", "h2", "postgresql", "mariadb"])
+async def test_a_table_that_vanished_is_not_begun_in_the_middle(hsqldb: Sql) -> None:
+    connection, notes = JdbcSettings(**hsqldb.settings), Notes()
+    settings = JdbcOutput(table=hsqldb.fresh(), statement_type="create_table", commit="batch")
+    killed = Writing(Database.found(connection, hsqldb.credentials), settings, notes)
+    killed.begin("a run")
+    killed.write(pa.table({"id": [1, 2]}))
+    killed.close()
+    hsqldb.run(f'DROP TABLE "{settings.table}"')
+
+    async def written(run: str) -> None:
+        async with (
+            jdbc.open_output(settings, connection, hsqldb.credentials, notes) as output,
+            output.open_table(run) as write,
+        ):
+            await write(pa.table({"id": [1, 2]}))
+
+    with pytest.raises(StateMismatch, match="is gone with 2 rows"):
+        await written("a run")
+    assert checkpoints(hsqldb) == 1
+    await written("another run")
+    assert ids(hsqldb, settings.table) == [1, 2]
+    assert checkpoints(hsqldb) == 0
+
+
+class Notes:
+    """What a state would remember."""
+
+    found: tuple[str, ...] = ()
+
+    def note(self, token: str) -> None:
+        self.found = (*self.found, token)
+
+
+@pytest.mark.parametrize("name", ["hsqldb", "h2", "derby", "postgresql", "mariadb"])
 async def test_killed_just_after_the_commit(request: pytest.FixtureRequest, name: str) -> None:
     """What was committed is passed over, whatever the journal knew of it."""
-    import pyarrow as pa
-
     sql: Sql = request.getfixturevalue(name)
     target = sql.fresh()
     settings, connection = JdbcOutput(table=target, statement_type="create_table"), JdbcSettings(**sql.settings)
     rows = pa.table({"id": pa.array(range(100), pa.int64())})
-
-    class Notes:
-        found: tuple[str, ...] = ()
-
-        def note(self, token: str) -> None:
-            self.found = (*self.found, token)
 
     notes = Notes()
     database = Database.found(connection, sql.credentials)
@@ -126,6 +155,75 @@ async def test_killed_just_after_the_commit(request: pytest.FixtureRequest, name
         await write(rows.slice(0, 70))
         await write(rows.slice(70))
     assert ids(sql, target) == list(range(100))
+    assert checkpoints(sql) == 0
+
+
+@pytest.mark.parametrize("name", ["hsqldb", "h2", "derby", "postgresql", "mariadb"])
+@pytest.mark.parametrize("kind", ["create_table", "insert"])
+async def test_rows_of_others_are_never_dropped(request: pytest.FixtureRequest, name: str, kind: Any) -> None:
+    """A table that a killed run made is made anew, unless somebody wrote into it meanwhile."""
+    sql: Sql = request.getfixturevalue(name)
+    target, quote, notes = sql.fresh(), "`" if name == "mariadb" else '"', Notes()
+    settings = JdbcOutput(table=target, statement_type=kind, create_table_if_not_exists=True)
+    connection = JdbcSettings(**sql.settings)
+    rows = pa.table({"id": pa.array(range(10), pa.int64())})
+    killed = Writing(Database.found(connection, sql.credentials), settings, notes)
+    killed.begin("a run")
+    killed.write(rows)
+    killed.close()
+    column = f"{quote}{target}{quote} ({quote}id{quote}"
+    if (name, kind) == ("postgresql", "create_table"):  # it went with the transaction
+        sql.run(f"CREATE TABLE {column} INTEGER)")
+    sql.run(f"INSERT INTO {column}) VALUES (77)")
+
+    async def restarted() -> None:
+        async with (
+            jdbc.open_output(settings, connection, sql.credentials, notes) as output,
+            output.open_table("another run") as write,
+        ):
+            await write(rows)
+
+    if kind == "insert":
+        await restarted()
+        assert ids(sql, target) == [*range(10), 77]
+        return
+    with pytest.raises(OutputError, match="exists"):
+        await restarted()
+    assert ids(sql, target) == [77]
+    sql.run(f"DELETE FROM {quote}{target}{quote}")
+    await restarted()
+    assert ids(sql, target) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [("hsqldb", 3600), ("hsqldb", 1e-6), ("h2", 1e-6), ("derby", 1e-6), ("postgresql", 1e-6), ("mariadb", 1e-6)],
+)
+async def test_rows_stay_from_one_interval_to_the_next(
+    server: str, request: pytest.FixtureRequest, tmp_path: Path, name: str, seconds: float
+) -> None:
+    sql: Sql = request.getfixturevalue(name)
+    table, _ = filled(sql, 200)
+    sql.run(
+        f"CREATE TABLE {table}_text (id INTEGER, age VARCHAR(10), income INTEGER, city VARCHAR(9), member BOOLEAN)",
+        f"INSERT INTO {table}_text (id, age, member) SELECT id, {AGE}, member FROM {table}",
+        f"UPDATE {table}_text SET age = 'old' WHERE id = 150",
+    )
+    target, query = sql.fresh(), f"SELECT * FROM {table}_text ORDER BY id"
+    made = definition(server, sql, query, target, commit_interval=seconds) | {"errors": {"mode": "abort"}}
+    job, options = definition_from(made).job, RunOptions(retry=NO_WAIT, state_dir=tmp_path)
+    with pytest.raises(RowRefused, match="150"):
+        await run_job(job, sql.credentials, options=options)
+    if seconds == 3600:
+        with pytest.raises(Exception, match=target):
+            ids(sql, target)
+    else:
+        assert 0 < len(stayed := ids(sql, target)) <= 150
+        assert stayed == list(range(len(stayed)))
+    sql.run(f"UPDATE {table}_text SET age = '50' WHERE id = 150")
+    report = await run_job(job, sql.credentials, options=options)
+    assert report.rows_resumed > 0
+    assert ids(sql, target) == list(range(200))
     assert checkpoints(sql) == 0
 
 

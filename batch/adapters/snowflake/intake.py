@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from batch.adapters._staging import NoRows, Unload
 from batch.adapters.snowflake import by_driver, statements
-from batch.adapters.snowflake.session import Session, connected
+from batch.adapters.snowflake.session import Session, connected, schema_of
 from batch.adapters.snowflake.stage import stage_of
 from batch.adapters.snowflake.statements import Column
 from batch.databases import SnowflakeIntake
@@ -55,9 +55,9 @@ class _Rows:
         return [SourceFile(self.source.name, None, None)]
 
     @property
-    def columns(self) -> Sequence[str]:
-        """Names, in order."""
-        return [column.name for column in self.source.columns]
+    def schema(self) -> pa.Schema:
+        """Names and types."""
+        return schema_of(self.source.columns)
 
     def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """The rows as they come."""
@@ -109,5 +109,5 @@ async def open_unload(
                 rows = await session.run(statements.unload(source.sql, source.columns, to))
                 return int(rows[0][0])
 
-            async with unload.read(place, copy, NoRows(source.name, _Rows(session, source).columns)) as intake:
+            async with unload.read(place, copy, NoRows(source.name, schema_of(source.columns))) as intake:
                 yield intake

@@ -129,6 +129,8 @@ class _Table:
             raise
 
     async def _copy(self, parts: Parts, table: str, place: str) -> None:
+        if not parts.rows:
+            return
         await self.session.run("BEGIN")
         try:
             rows = await self.session.run(statements.load(table, parts.columns, place))

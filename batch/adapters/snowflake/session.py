@@ -91,7 +91,7 @@ class Session:
 
     async def batches(self, sql: str, columns: Sequence[Column]) -> AsyncGenerator[pa.RecordBatch, None]:
         """The rows of a query as they come, with the types that *columns* say."""
-        schema = pa.schema([pa.field(column.name, arrow_type(column)) for column in columns])
+        schema = schema_of(columns)
         with self._connection.cursor() as cursor:
             parts = await self._threads.look(self._parts, cursor, sql)
             while (part := await self._threads.look(self._next, parts, schema)) is not None:
@@ -176,6 +176,11 @@ def in_words(exc: Error) -> str:
         where = re.match(r"([^']*)', line (\d+)", rest) if place else None
         said += f" (file {where[1].rpartition('/')[2]}, line {where[2]})" if where else ""
     return " ".join(said.split())
+
+
+def schema_of(columns: Sequence[Column]) -> pa.Schema:
+    """Names and types of rows."""
+    return pa.schema([(column.name, arrow_type(column)) for column in columns])
 
 
 def arrow_type(column: Column) -> pa.DataType:

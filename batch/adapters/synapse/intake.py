@@ -31,9 +31,9 @@ class _Source:
         return [SourceFile(self.name, None, None)]
 
     @property
-    def columns(self) -> Sequence[str]:
-        """Names, in order."""
-        return self.rows.columns
+    def schema(self) -> pa.Schema:
+        """Names and types."""
+        return self.rows.schema
 
     def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """The rows as they come."""
@@ -97,7 +97,7 @@ async def open_unload(
                 await _unloaded(session, storage, source, schema, _External.of(place, settings))
                 return len(await storage.depot.names(place))
 
-            async with unload.read(place, copy, NoRows(_name(settings)[0], schema.names)) as intake:
+            async with unload.read(place, copy, NoRows(_name(settings)[0], schema)) as intake:
                 yield intake
 
 

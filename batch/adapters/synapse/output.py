@@ -220,6 +220,8 @@ class _Beside:
             return
         identity, secret = access(self.target.credentials) or ("", "")
         await self._create()
+        if not self.rows:
+            return
         sql = statements.load(self.name, self.names, f"{storage.depot.url}{self.place}", identity, secret)
         await self.target.session.run(sql, has_values=True)
 

@@ -230,14 +230,17 @@ async def test_few_rows_are_not_unloaded(
 
 @MOTO
 async def test_no_rows(stage: Case, account: Account, snowflake_job: Any, run: Any) -> None:
-    """An unload of nothing leaves no file; nothing is scored or loaded."""
+    """An unload of nothing leaves no file; the table is made all the same, with its types."""
     fill(account)
     intake = {"query": "select * from LOANS.PEOPLE where \"ID\" = 'nobody'", **staged(stage)}
 
     report = await run(snowflake_job(intake=intake, output=staged(stage)), stage.credentials)
 
     assert report.rows_read == 0
-    assert account.sql("SELECT TABLE_NAME FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_NAME = 'SCORED'") == []
+    made = "SELECT COLUMN_NAME, DATA_TYPE FROM INFORMATION_SCHEMA.COLUMNS WHERE TABLE_NAME = 'SCORED'"
+    types = dict(account.sql(made))
+    assert (types["ID"], types["income"], types["bought_yes_PREDICTION"]) == ("TEXT", "FLOAT", "FLOAT")
+    assert account.sql("SELECT COUNT(*) FROM LOANS.SCORED") == [(0,)]
 
 
 @pytest.mark.parametrize(

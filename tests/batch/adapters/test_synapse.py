@@ -170,7 +170,7 @@ async def test_no_rows(blobs: Case, pool: Pool, synapse_job: Any, run: Any) -> N
     report = await run(synapse_job({**query, **STAGED}, STAGED), blobs.credentials)
 
     assert report.rows_read == 0
-    assert tables(pool) == ["people"]
+    assert tables(pool) == ["people", "scored"]
 
 
 @pytest.mark.parametrize(
