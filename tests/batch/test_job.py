@@ -367,7 +367,14 @@ def test_all_problems_at_once() -> None:
         pytest.param('{"a": "x\\u0000y"}', "a: holds a NUL or half a character", id="NUL"),
         pytest.param('{"a": ["\\ud800"]}', "a[0]: holds a NUL or half a character", id="half a character"),
         pytest.param('{"a":' * 100_000, f"nested deeper than {MAX_DEPTH} levels", id="depth bomb"),
+        pytest.param('{"a":' * 33 + "1" + "}" * 33, f"nested deeper than {MAX_DEPTH} levels", id="a little too deep"),
         pytest.param('{"a": ' + "9" * 5000 + "}", None, id="a number of 5000 digits"),
+        pytest.param('{"a": "' + '\\"' * 500_000, None, id="quotes without end"),
+        pytest.param(
+            "{" + ",".join(f'"{key}":0' for key in (*range(90_000), 89_999)) + "}",
+            '"89999": given twice',
+            id="a key twice among many",
+        ),
     ],
 )
 def test_what_is_no_definition(text: str, problem: str | None) -> None:
