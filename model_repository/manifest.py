@@ -150,7 +150,7 @@ def _refuse_traps(raw: bytes) -> None:
         raise InvalidPackage(_TOO_DEEP) from exc
     except ValueError as exc:
         raise InvalidPackage(f"{MANIFEST_NAME}: {exc}") from exc
-    level = [value] if isinstance(value, (dict, list)) else []
+    level: list[Any] = [value] if isinstance(value, (dict, list)) else []
     for _ in range(MAX_DEPTH):
         level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
         level = [inner for inner in level if isinstance(inner, (dict, list))]
@@ -162,7 +162,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"key {name!r} stands twice")
+            raise ValueError(f"key {name[:80]!r} stands twice")
         found[name] = value
     return found
 
@@ -192,7 +192,7 @@ def _check(manifest: Manifest) -> None:
         raise InvalidPackage(f"{MANIFEST_NAME}: an exposure column with a {target.type} target")
     for name in needed:
         if name not in listed:
-            raise InvalidPackage(f"{MANIFEST_NAME}: member {name!r} is used but not listed")
+            raise InvalidPackage(f"{MANIFEST_NAME}: member {name[:80]!r} is used but not listed")
 
 
 def _check_timeseries(manifest: Manifest) -> None:

@@ -147,7 +147,7 @@ def attribute(name: str, value: object) -> Callable[[Draft], None]:
     return lambda draft: setattr(draft, name, value)
 
 
-HOSTILE = [
+HOSTILE: list[Any] = [
     pytest.param(attribute("before", b"#!/bin/sh\n"), "begins at byte|does not end where", id="something before the archive"),
     pytest.param(attribute("before", bytes(1_000_000)), "begins at byte|does not end", id="a megabyte before the archive"),
     pytest.param(attribute("after", b"\0"), "does not end with the end record", id="one byte behind the archive"),
@@ -213,7 +213,7 @@ def archive_with(manifest: bytes) -> bytes:
     return draft.bytes()
 
 
-HOSTILE_MANIFESTS = [
+HOSTILE_MANIFESTS: list[Any] = [
     pytest.param(b" " * (4 * 1024 * 1024 + 1), "larger than 4194304", id="too large"),
     pytest.param(b"", "Expecting value", id="empty"),
     pytest.param(b"[]", "Expected `object`, got `array`", id="a list"),
