@@ -1,16 +1,24 @@
-"""Archives and manifests that are made to do harm, each with what it is refused for."""
+"""Archives, manifests and models that are made to do harm, each with what it is refused for."""
 
 import hashlib
 import json
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import pandas as pd
 import pytest
+from sklearn.tree import DecisionTreeRegressor
 
-from model_repository.manifest import EstimatorMember, Manifest, Member, manifest_bytes
+from model_repository import create_package
+from model_repository.estimators import dump_estimator
+from model_repository.manifest import EstimatorMember, Manifest, Member, manifest_bytes, manifest_from
+from model_repository.mlpkg import write_package
 from model_repository.predictions import Target
 from model_repository.tables import Feature
 
@@ -250,3 +258,29 @@ HOSTILE_MANIFESTS: list[Any] = [
         )
     ),
 ]  # fmt: skip
+
+
+def rewritten(source: Path, path: Path, members: dict[str, bytes], **changes: Any) -> Path:
+    """A copy without the plan, with other members and other fields of the manifest."""
+    with zipfile.ZipFile(source) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist() if not name.startswith("plan")}
+    manifest = manifest_from(contents.pop("manifest.json"))
+    manifest = msgspec.structs.replace(manifest, **{"plan": None, "not_compiled": "left out", **changes})
+    write_package(path, manifest, contents | members)
+    return path
+
+
+def tree_with_child(directory: Path, child: int) -> Path:
+    """
+    A package without a plan whose tree, in a format that is trusted, has this child under its root on both sides.
+
+    Its golden rows are those of the tree before.
+    """
+    sample = pd.DataFrame({"x": np.arange(20.0), "y": np.arange(20.0) ** 2})
+    tree = DecisionTreeRegressor(max_depth=3).fit(sample[["x"]], sample["y"])
+    create_package(directory / "good.mlpkg", tree, sample, target="y")
+    state = tree.tree_.__getstate__()
+    state["nodes"]["left_child"][0] = state["nodes"]["right_child"][0] = child
+    tree.tree_.__setstate__(state)
+    members = {"estimator.skops": dump_estimator(tree, "skops")}
+    return rewritten(directory / "good.mlpkg", directory / "bad.mlpkg", members)
