@@ -285,7 +285,7 @@ def test_a_query_that_takes_too_long(server: str, request: pytest.FixtureRequest
 
 
 HOSTILE_NAMES = ("x; DROP TABLE {table}", '{table}"; DROP TABLE {table}; --', "`{table}`' OR '1'='1", "a.b.{table}")
-HOSTILE_PLACES = {
+HOSTILE_PLACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "intake table": ({"table": "{name}"}, {}),
     "intake schema": ({"schema": "{name}"}, {}),
     "intake column": ({"partition_column": "{name}", "lower_bound": 0, "upper_bound": 9, "num_partitions": 2}, {}),
