@@ -111,13 +111,11 @@ class GoldenRows(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 def manifest_from(raw: bytes) -> Manifest:
     """
-    Parse and check a manifest.
+    Parse and check a manifest of at most `MAX_MANIFEST_BYTES`.
 
     Raises:
         InvalidPackage: with the path of the field that is wrong.
     """
-    if len(raw) > MAX_MANIFEST_BYTES:
-        raise InvalidPackage(f"{MANIFEST_NAME}: {len(raw)} bytes, at most {MAX_MANIFEST_BYTES} are read")
     _refuse_traps(raw)
     try:
         version = msgspec.json.decode(raw, type=_Version).format_version
