@@ -149,6 +149,20 @@ async def test_hostile_models_are_refused(server, root, versions, tmp_path):
     assert not (tmp_path / "canary").exists()
 
 
+async def test_a_mounted_pickle_is_not_read_either(server, root, versions, tmp_path):
+    """Unless the operator allows it, whatever is asked."""
+    client = server()
+    _, package, message = next(hostile_models(versions[0], tmp_path))
+    (root / "fraud").mkdir()
+    (root / "fraud" / "model.mlpkg").write_bytes(package.read_bytes())
+    predicted = await client.post("/deployments/fraud/predictions", content=BODY, headers=JSON)
+    for answer in (predicted, await client.get("/deployments/fraud/info")):
+        assert answer.status_code == 503
+        assert message in answer.json()["message"]
+    assert (await client.get("/deployments")).status_code == 200
+    assert not (tmp_path / "canary").exists()
+
+
 def signed(source: Path, path: Path, key: Ed25519PrivateKey) -> Path:
     with Package.open(source) as package:
         write_signed(path, package, signature_bytes(package.manifest_content, key))
