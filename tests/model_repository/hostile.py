@@ -236,6 +236,7 @@ HOSTILE_MANIFESTS: list[Any] = [
                  id="a key twice among many"),
     pytest.param(b'{"format_version": ' + b"9" * 5000 + b"}", "Exceeds the limit", id="a number of 5000 digits"),
     pytest.param(manifest_with(format_version=99), "package format 99 is not supported", id="unknown version"),
+    pytest.param(manifest_with(format_version=2), "timeseries belongs to format 2", id="a time series without one"),
     pytest.param(manifest_with(format_version="1"), "format_version", id="a version that is text"),
     pytest.param(manifest_with(features={}), "Expected `array`, got `object` - at `\\$.features`", id="wrong type"),
     pytest.param(manifest_with(features=[]), "no features", id="no features"),
