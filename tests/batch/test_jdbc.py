@@ -278,7 +278,10 @@ def test_a_query_cannot_write(
 
 def test_a_query_that_takes_too_long(server: str, request: pytest.FixtureRequest, tmp_path: Any) -> None:
     sql: Sql = request.getfixturevalue("postgresql")
-    query = {"query": "SELECT pg_sleep(600) AS age", "query_timeout": 1}
+    query = {
+        "query": "SELECT 1 AS id, 30 AS age, 1.5 AS income, pg_sleep(600)::text AS city, TRUE AS member",
+        "query_timeout": 1,
+    }
     made = job(server, sql, query, {"table": sql.fresh(), "statement_type": "create_table"})
     with pytest.raises(IntakeError, match=r"query: .*cancel"):
         run(sql, made, tmp_path)
