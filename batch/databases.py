@@ -77,7 +77,7 @@ class JdbcOutput(msgspec.Struct, frozen=True, kw_only=True):
     commit: Annotated[Literal["job", "batch"], key("All rows or none, or batch by batch.")] = "job"
 
     def __post_init__(self) -> None:
-        refuse(*_update(self.statement_type, self.where_columns, self.update_columns))
+        refuse(*_blank(table=self.table), *_update(self.statement_type, self.where_columns, self.update_columns))
 
 
 class SnowflakeIntake(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +106,7 @@ class SnowflakeOutput(msgspec.Struct, frozen=True, kw_only=True):
     cloud_storage_type: Cloud = "s3"
 
     def __post_init__(self) -> None:
-        refuse(*_no_update(self.statement_type))
+        refuse(*_blank(table=self.table), *_no_update(self.statement_type))
 
 
 class SynapseIntake(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +131,7 @@ class SynapseOutput(msgspec.Struct, frozen=True, kw_only=True):
     external_data_source: Source = None
 
     def __post_init__(self) -> None:
-        refuse(*_no_update(self.statement_type))
+        refuse(*_blank(table=self.table), *_no_update(self.statement_type))
 
 
 DATABASES: Final[Mapping[str, tuple[type[msgspec.Struct], type[msgspec.Struct]]]] = {
@@ -147,6 +147,14 @@ def _either_or(query: str | None, table: str | None) -> Iterator[str]:
         yield "query: excludes table, keep one of them"
     if query is None and table is None:
         yield "table: required, unless query is given"
+    yield from _blank(query=query, table=table)
+
+
+def _blank(**texts: str | None) -> Iterator[str]:
+    """A blank name is a pattern for all names to some drivers."""
+    for name, text in texts.items():
+        if text is not None and not text.strip():
+            yield f"{name}: is blank"
 
 
 def _partition(settings: JdbcIntake) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,7 @@ from batch.errors import JobError
 
 MAX_BYTES: Final = 1024 * 1024
 MAX_DEPTH: Final = 32
+_TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
 _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS: Final = re.compile(r"[\[\]{}]")
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
@@ -21,8 +23,8 @@ class _Object(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        names = [name for name, _ in pairs]
-        self.repeated = tuple(name for name in self if names.count(name) > 1) if len(names) > len(self) else ()
+        counts = Counter(name for name, _ in pairs) if len(pairs) > len(self) else {}
+        self.repeated = tuple(name for name, count in counts.items() if count > 1)
 
 
 def read_text(path: Path) -> str:
@@ -52,14 +54,16 @@ def object_from(text: str) -> dict[str, Any]:
         JobError: not JSON (with line and column), not an object, nested too deeply, a key twice in one object, NaN, a
             number or a string that nothing can take.
     """
-    if _depth(text) > MAX_DEPTH:
-        raise JobError(f"nested deeper than {MAX_DEPTH} levels")
     try:
         value = json.loads(text, object_pairs_hook=_Object, parse_constant=_refuse_constant)
+    except RecursionError as exc:
+        raise JobError(_TOO_DEEP) from exc
     except json.JSONDecodeError as exc:
         raise JobError(f"line {exc.lineno}, column {exc.colno}: {_in_words(exc)}") from exc
     except ValueError as exc:  # NaN, or a number with thousands of digits
         raise JobError(str(exc)) from exc
+    if _depth(text) > MAX_DEPTH:
+        raise JobError(_TOO_DEEP)
     if not isinstance(value, dict):
         raise JobError("expected a JSON object: {...}")
     problems = list(_problems(value, ""))
@@ -74,6 +78,7 @@ def _in_words(exc: json.JSONDecodeError) -> str:
 
 
 def _depth(text: str) -> int:
+    """Of a text that is JSON: in another, looking for the end of a string that has none takes for ever."""
     deepest = depth = 0
     for bracket in _BRACKETS.finditer(_STRING.sub("", text)):
         depth += 1 if bracket[0] in "[{" else -1

@@ -20,6 +20,7 @@ from model_repository.errors import InvalidConfig
 CONFIG_NAMES: Final = ("config.yml", "config.yaml")
 MAX_CONFIG_BYTES: Final = 64 * 1024
 MAX_CONFIG_DEPTH: Final = 8
+MOST_WARNINGS: Final = 10
 
 logger = logging.getLogger(__name__)
 
@@ -146,10 +147,11 @@ def _problem(exc: Exception) -> str:
 
 
 def _warn_of_unknown(content: dict[Any, Any], kind: type[msgspec.Struct], origin: str) -> None:
-    known = kind.__struct_fields__
-    for key in content:
-        if key not in known:
-            logger.warning("%s: %r is not a setting of a deployment; ignored", origin, str(key)[:80])
+    unknown = [key for key in content if key not in kind.__struct_fields__]
+    for key in unknown[:MOST_WARNINGS]:
+        logger.warning("%s: %r is not a setting of a deployment; ignored", origin, str(key)[:80])
+    if more := unknown[MOST_WARNINGS:]:
+        logger.warning("%s: %d more keys are not settings of a deployment; ignored", origin, len(more))
 
 
 class _Loader(yaml.SafeLoader):

@@ -49,6 +49,7 @@ from model_repository.signing import TrustedKeys
 from model_repository.uploads import Outcome, Store, Upload
 from model_repository.watching import NoWatch, Watch, WatchedRuntime
 
+READ_AHEAD_SECONDS: Final = 1.0
 LEAST_SEARCH_SECONDS: Final = 1.0
 """How often names that nobody has may make us search the configurations of an unchanged root."""
 
@@ -219,6 +220,10 @@ class Repository(Generic[D]):
         await self._changed_store().delete(checked_id(name), on_commit=self._last_change.note)
 
     # Starting
+
+    def read_ahead(self) -> None:
+        """Read what `entries` will tell, for a second at most, before the workers are forked: they need not do it."""
+        self._listing.read_ahead(READ_AHEAD_SECONDS)
 
     def preload(self) -> int:
         """

@@ -60,6 +60,16 @@ class Listing:
         self._ids: dict[str, tuple[str, ...]] = {}
         self._refreshed: tuple[float, int, int] = (float("-inf"), 0, 0)
 
+    def read_ahead(self, most_seconds: float) -> None:
+        """Begin with what the first `refresh` would read, as far as that time goes; processes forked later share it."""
+        deadline = time.monotonic() + most_seconds
+        with self._lock, suppress(OSError):  # `refresh` says what is wrong
+            for name in deployment_ids(self._root):
+                if time.monotonic() > deadline:
+                    return
+                if (found := self._looked_up(name, None)) is not None:
+                    self._found[name] = found
+
     def refresh(self, change: int = 0) -> list[tuple[Snapshot, Entry]]:
         """
         All deployments as they are now, by id.
@@ -79,7 +89,7 @@ class Listing:
             found = {}
             for name in names:
                 old = self._found.get(name)
-                new = old if old is not None and is_current(old[0]) else self._looked_up(name)
+                new = old if old is not None and is_current(old[0]) else self._looked_up(name, old)
                 if new is not None:
                     found[name] = new
             ids: dict[str, tuple[str, ...]] = {}
@@ -104,10 +114,12 @@ class Listing:
         except OSError:
             return 0
 
-    def _looked_up(self, name: str) -> tuple[Snapshot, Entry] | None:
+    def _looked_up(self, name: str, old: tuple[Snapshot, Entry] | None) -> tuple[Snapshot, Entry] | None:
         try:
             for _ in range(MOST_LOOKS):
                 snapshot = look(self._root, name)
+                if old is not None and replace(snapshot, settled=old[0].settled) == old[0]:
+                    return snapshot, old[1]
                 with suppress(FileNotFoundError):  # replaced while we read
                     return snapshot, self._entry(snapshot)
         except ModelNotFound:

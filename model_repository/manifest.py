@@ -6,7 +6,6 @@ would misread raises the version, and this module keeps reading the old one.
 """
 
 import json
-import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -22,6 +21,7 @@ TIMESERIES_FORMAT_VERSION: Final = 2
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 MAX_DEPTH: Final = 16
 MANIFEST_NAME: Final = "manifest.json"
+_TOO_DEEP: Final = f"{MANIFEST_NAME}: nested deeper than {MAX_DEPTH}"
 
 ModelId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{24}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -111,13 +111,11 @@ class GoldenRows(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 def manifest_from(raw: bytes) -> Manifest:
     """
-    Parse and check a manifest.
+    Parse and check a manifest of at most `MAX_MANIFEST_BYTES`.
 
     Raises:
         InvalidPackage: with the path of the field that is wrong.
     """
-    if len(raw) > MAX_MANIFEST_BYTES:
-        raise InvalidPackage(f"{MANIFEST_NAME}: {len(raw)} bytes, at most {MAX_MANIFEST_BYTES} are read")
     _refuse_traps(raw)
     try:
         version = msgspec.json.decode(raw, type=_Version).format_version
@@ -144,24 +142,26 @@ class _Version(msgspec.Struct):
 
 def _refuse_traps(raw: bytes) -> None:
     """Duplicate keys and deep nesting, which decoders resolve silently or by a crash."""
-    depth = deepest = 0
-    for mark in re.findall(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', raw):
-        depth += (mark in (b"{", b"[")) - (mark in (b"}", b"]"))
-        deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH:
-        raise InvalidPackage(f"{MANIFEST_NAME}: nested {deepest} deep, at most {MAX_DEPTH} is read")
     try:
-        json.loads(raw, object_pairs_hook=_unique)
+        value = json.loads(raw, object_pairs_hook=_unique)
+    except RecursionError as exc:
+        raise InvalidPackage(_TOO_DEEP) from exc
     except ValueError as exc:
         raise InvalidPackage(f"{MANIFEST_NAME}: {exc}") from exc
+    level: list[Any] = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [inner for inner in level if isinstance(inner, (dict, list))]
+    if level:
+        raise InvalidPackage(_TOO_DEEP)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r} stands twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"key {name[:80]!r} stands twice")
+        found[name] = value
     return found
 
 
@@ -190,7 +190,7 @@ def _check(manifest: Manifest) -> None:
         raise InvalidPackage(f"{MANIFEST_NAME}: an exposure column with a {target.type} target")
     for name in needed:
         if name not in listed:
-            raise InvalidPackage(f"{MANIFEST_NAME}: member {name!r} is used but not listed")
+            raise InvalidPackage(f"{MANIFEST_NAME}: member {name[:80]!r} is used but not listed")
 
 
 def _check_timeseries(manifest: Manifest) -> None:

@@ -212,7 +212,7 @@ class Package:
             raise InvalidPackage(f"{MANIFEST_NAME}: a member is listed twice")
         held = set(self._entries) - {MANIFEST_NAME, SIGNATURE_NAME}
         if missing := sorted(listed.keys() - held):
-            raise InvalidPackage(f"member {missing[0]!r} is listed in the manifest but not in the archive")
+            raise InvalidPackage(f"member {missing[0][:80]!r} is listed in the manifest but not in the archive")
         if unlisted := sorted(held - listed.keys()):
             raise InvalidPackage(f"member {unlisted[0]!r} is in the archive but not listed in the manifest")
         for name, member in listed.items():

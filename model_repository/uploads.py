@@ -277,8 +277,6 @@ class Upload:
             InvalidConfig: so is the configuration.
             TooManyDeployments, StoreBusy, StoreFull, StoreReadOnly, StoreError: nothing was changed.
         """
-        if config is not None:
-            config_from(config)
         return await self._run(partial(self._commit, config))
 
     async def __aenter__(self) -> Self:
@@ -329,6 +327,8 @@ class Upload:
             self._buffer.clear()
 
     def _commit(self, config: bytes | None) -> Outcome:
+        if config is not None:
+            config_from(config)
         self._flush()
         with _translated("the upload"):
             os.fsync(self._descriptor)

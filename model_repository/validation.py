@@ -61,6 +61,9 @@ _LINUX: Final[dict[str, int]] = {
     "PR_SET_PDEATHSIG": 1,
     "PR_SET_NO_NEW_PRIVS": 38,
 }
+_TRIED_WITH: Final = tuple(
+    f"model_repository.{name}" for name in ("golden", "runtimes.estimator", "runtimes.forecasting", "runtimes.loading")
+)
 _REFUSALS: Final[dict[str, type[PackageError]]] = {
     kind.__name__: kind
     for kind in (PackageError, InvalidPackage, UntrustedPackage, UnsignedPackage, PackageMismatch, TrialFailed)
@@ -252,7 +255,7 @@ def main(hear: int, alive: int) -> None:
 
 def import_models() -> None:
     """What trials need, imported before the fork: seconds that no upload then waits."""
-    for module in ("model_repository.runtimes.estimator", "sklearn.ensemble", "sklearn.pipeline", "skops.io"):
+    for module in (*_TRIED_WITH, "sklearn.ensemble", "sklearn.pipeline", "skops.io"):
         import_module(module)
 
 

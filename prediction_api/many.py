@@ -55,6 +55,7 @@ def prepare_many(root: Path, settings: Settings, keys: TrustedKeys | None) -> Pr
     counters = CounterBoard(settings.workers)
     if settings.preload_models_enabled:
         _preload(repository, counters.parent)
+    repository.read_ahead()
     logger.info("serving the deployments of %s", root)
 
     def build_app(state: ServerState, slot: int) -> ASGIApp:

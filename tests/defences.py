@@ -52,6 +52,7 @@ REFUSALS: Final = {
     "prediction_api/gate.py": f"{SERVER}/test_gate.py",
     "prediction_api/middleware.py": f"{SERVER}/test_monitoring.py {SERVER}/test_middleware.py {SERVER}/test_contract.py {SERVER}/test_app.py",
     "model_repository/mlpkg.py": f"{MODELS}/test_mlpkg.py",
+    "model_repository/manifest.py": f"{MODELS}/test_mlpkg.py {MODELS}/test_timeseries_packaging.py",
     "model_repository/signing.py": f"{MODELS}/test_signing.py",
     "model_repository/estimators.py": f"{MODELS}/test_estimators.py {MODELS}/test_uploads.py",
     "model_repository/discovery.py": f"{MODELS}/test_discovery.py",

@@ -22,6 +22,7 @@ from obstore.store import AzureStore
 from batch.adapters import _objects
 from batch.adapters._names import LOCATION, WRITE_MODE, Selection, WriteMode
 from batch.adapters._objects import Stored
+from batch.addresses import problem_of_store
 from batch.declared import key
 from batch.errors import BatchError, IntakeError, OutputError
 from batch.ports import NOTHING_LEFT, Intake, Leftovers, Output
@@ -90,6 +91,10 @@ def place(settings: IntakeSettings | OutputSettings) -> tuple[str, Selection]:
 @asynccontextmanager
 async def open_intake(settings: IntakeSettings, credentials: Credentials) -> AsyncIterator[Intake]:
     """The blobs at the URL."""
+    if settings.anonymous and credentials.azure_connection_string is None:  # then the job alone says where they are
+        problem = None if credentials.private_addresses_enabled else await problem_of_store(settings.url)
+        if problem is not None:
+            raise IntakeError(f"url: {problem}")
     store, name = _container(settings, credentials, IntakeError, anonymous=settings.anonymous)
     async with _objects.open_intake(store, name, settings.part_size) as intake:
         yield intake

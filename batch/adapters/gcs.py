@@ -6,6 +6,7 @@ forgets an unfinished one within a week. The client blocks, so every call runs o
 """
 
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from batch.settings import Credentials
 
 _MEBIBYTE: Final = 1024 * 1024
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
+_BUCKET: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _SECONDS: Final = 60.0
 """For one request; the client repeats what may be repeated for two minutes."""
 
@@ -43,8 +45,9 @@ class _Location(msgspec.Struct, frozen=True, kw_only=True):
     url: Annotated[str, key(LOCATION, wanted="gs://bucket/name")]
 
     def __post_init__(self) -> None:
-        if not self.url.startswith("gs://") or not self.bucket or "/" not in self.url[5:] or "\0" in self.url:
-            raise ValueError("url: expected gs://bucket/name")
+        whole = self.url.startswith("gs://") and "/" in self.url[5:] and "\0" not in self.url
+        if not whole or not _BUCKET.fullmatch(self.bucket):
+            raise ValueError("url: expected gs://bucket/name, the bucket of letters, digits, '.', '_' and '-'")
 
     @property
     def bucket(self) -> str:

@@ -202,6 +202,27 @@ def test_wrong_usage(
     assert not (tmp_path / "out.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param('{"name"', "line 1, column 8: not JSON: .*", id="cut off"),
+        pytest.param('{"name":' * 100_000, "nested deeper than 32 levels", id="depth bomb"),
+        pytest.param('{"name": "a", "name": "b"}', "name: given twice", id="a key twice"),
+        pytest.param(" " * 2_000_000, "larger than 1048576 bytes, .*", id="too large"),
+        pytest.param('{"name": "a\\u0000b"}', "name: holds a NUL or half a character", id="NUL"),
+        pytest.param("[]", "expected a JSON object: .*", id="a list"),
+    ],
+)
+def test_a_text_that_is_no_definition(text: str, problem: str, command: Any, tmp_path: Path) -> None:
+    job = tmp_path / "job.json"
+    job.write_text(text)
+    ended = command(job)
+    assert ended.code == 2
+    assert len(ended.lines) == 1
+    assert re.fullmatch(rf"prediction-api: error: {re.escape(str(job))}: {problem}", ended.lines[0])
+    assert list(tmp_path.iterdir()) == [job]
+
+
 @pytest.mark.parametrize("place", ["in.csv", "out.csv"])
 def test_a_report_is_not_the_data(place: str, command: Any, job_file: Any, tmp_path: Path) -> None:
     ended = command(job_file(), "--report", tmp_path / "." / place)
@@ -288,7 +309,9 @@ def test_jobs_stay_below_the_root(outside: str, command: Any, job_file: Any, tmp
     assert "lies outside of PREDICTION_API_BATCH_ROOT" in ended.text
 
 
-def test_link_local_servers_are_refused(command: Any, job_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_local_servers_are_refused(
+    command: Any, job_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resolve = socket.getaddrinfo
     monkeypatch.setattr(
         socket,
@@ -301,6 +324,7 @@ def test_link_local_servers_are_refused(command: Any, job_file: Any, monkeypatch
         ended = command(job_file(prediction_endpoint=f"http://{host}:80"))
         assert ended.code == 1
         assert "is the link-local address" in ended.text
+        assert not (tmp_path / "out.csv").exists()
 
 
 @pytest.fixture

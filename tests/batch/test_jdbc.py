@@ -271,14 +271,74 @@ def test_a_wrong_password(server: str, request: pytest.FixtureRequest, tmp_path:
     assert "wrong-password" not in str(caught.value)
 
 
-def test_a_query_cannot_write(server: str, request: pytest.FixtureRequest, tmp_path: Any) -> None:
-    sql: Sql = request.getfixturevalue("postgresql")
+@pytest.mark.parametrize(
+    ("name", "query"),
+    [
+        ("postgresql", "WITH gone AS (DELETE FROM {table} RETURNING *) SELECT * FROM gone"),
+        ("postgresql", "SELECT * FROM {table}; DROP TABLE {table}"),
+        ("postgresql", "DROP TABLE {table}"),
+        ("mariadb", "DELETE FROM {table} RETURNING *"),
+        ("mariadb", "SELECT * FROM {table}; DROP TABLE {table}"),
+        ("hsqldb", "DELETE FROM {table}"),
+        ("hsqldb", "SELECT * FROM {table}; DROP TABLE {table}"),
+    ],
+)
+def test_a_query_cannot_write(
+    server: str, request: pytest.FixtureRequest, tmp_path: Any, name: str, query: str
+) -> None:
+    sql: Sql = request.getfixturevalue(name)
     table, _ = filled(sql, 3)
-    query = {"query": f"WITH gone AS (DELETE FROM {table} RETURNING *) SELECT * FROM gone"}
-    made = job(server, sql, query, {"table": sql.fresh(), "statement_type": "create_table"})
-    with pytest.raises(IntakeError, match="read-only"):
+    target = {"table": sql.fresh(), "statement_type": "create_table"}
+    made = job(server, sql, {"query": query.format(table=table)}, target)
+    with pytest.raises(IntakeError, match=r"^query: .*(read-only|READ ONLY|SQL syntax|unexpected token)"):
         run(sql, made, tmp_path)
     assert len(sql.run(f"SELECT * FROM {table}")) == 3
+
+
+def test_a_query_that_takes_too_long(server: str, request: pytest.FixtureRequest, tmp_path: Any) -> None:
+    sql: Sql = request.getfixturevalue("postgresql")
+    query = {
+        "query": "SELECT 1 AS id, 30 AS age, 1.5 AS income, pg_sleep(600)::text AS city, TRUE AS member",
+        "query_timeout": 1,
+    }
+    made = job(server, sql, query, {"table": sql.fresh(), "statement_type": "create_table"})
+    with pytest.raises(IntakeError, match=r"query: .*cancel"):
+        run(sql, made, tmp_path)
+
+
+HOSTILE_NAMES = ("x; DROP TABLE {table}", '{table}"; DROP TABLE {table}; --', "`{table}`' OR '1'='1", "a.b.{table}")
+HOSTILE_PLACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "intake table": ({"table": "{name}"}, {}),
+    "intake schema": ({"schema": "{name}"}, {}),
+    "intake column": ({"partition_column": "{name}", "lower_bound": 0, "upper_bound": 9, "num_partitions": 2}, {}),
+    "output schema": ({}, {"schema": "{name}", "statement_type": "create_table"}),
+    "output column": ({}, {"statement_type": "update", "where_columns": ["{name}"], "update_columns": ["age"]}),
+}
+
+
+@pytest.mark.parametrize("place", HOSTILE_PLACES)
+def test_names_that_nothing_has(server: str, sql: Sql, tmp_path: Any, place: str) -> None:
+    """They are looked for as they are."""
+    table, _ = filled(sql, 3)
+    for hostile in HOSTILE_NAMES:
+        name = hostile.format(table=table)
+
+        def named(keys: dict[str, Any], name: str = name) -> dict[str, Any]:
+            return {
+                key: name if value == "{name}" else [name] if value == ["{name}"] else value
+                for key, value in keys.items()
+            }
+
+        read, written = map(named, HOSTILE_PLACES[place])
+        into = {"table": table if place == "output column" else sql.fresh(), "statement_type": "create_table"}
+        made = job(server, sql, {"table": table} | read, into | written)
+        if sql.name == "derby" and place == "output schema":  # it makes a schema of that name
+            run(sql, made, tmp_path)
+        else:
+            with pytest.raises((IntakeError, OutputError)) as caught:
+                run(sql, made, tmp_path)
+            text_free(str(caught.value), sql)
+        assert len(sql.run(f"SELECT * FROM {table}")) == 3
 
 
 def test_names_are_data(server: str, sql: Sql, tmp_path: Any) -> None:

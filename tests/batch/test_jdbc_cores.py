@@ -433,11 +433,6 @@ def test_queries_that_fail(postgresql: Sql, query: str, said: str) -> None:
         read(postgresql, query=query)
 
 
-def test_rows_that_take_too_long_to_come(postgresql: Sql) -> None:
-    with pytest.raises(IntakeError, match="cancel"):
-        read(postgresql, query="SELECT pg_sleep(60)", query_timeout=1)
-
-
 def test_who_needs_no_more_rows_leaves(postgresql: Sql) -> None:
     table = postgresql.fresh()
     postgresql.run(f"CREATE TABLE {table} AS SELECT 1 AS one")

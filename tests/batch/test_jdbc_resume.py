@@ -5,8 +5,13 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pytest
@@ -225,6 +230,63 @@ async def test_rows_stay_from_one_interval_to_the_next(
     assert report.rows_resumed > 0
     assert ids(sql, target) == list(range(200))
     assert checkpoints(sql) == 0
+
+
+@asynccontextmanager
+async def cut_at_commit(sql: Sql, number: int) -> AsyncIterator[tuple[Sql, list[int]]]:
+    """The database behind a proxy that cuts the connection when this commit is done, before anybody hears of it."""
+    address = urlsplit(sql.url.removeprefix("jdbc:"))
+    commits: list[int] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if b"COMMIT\0" in data and data.startswith((b"C", b"2")):  # CommandComplete, maybe after BindComplete
+                    commits.append(len(commits) + 1)
+                    if commits[-1] == number:
+                        break
+                writer.write(data)
+                await writer.drain()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        above, below = await asyncio.open_connection(address.hostname, address.port)
+        both = [asyncio.ensure_future(relay(reader, below)), asyncio.ensure_future(relay(above, writer))]
+        tasks.update(both)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for transport in (writer.transport, below.transport):
+            transport.abort()
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    try:
+        yield replace(sql, url=sql.url.replace(f":{address.port}/", f":{port}/")), commits
+    finally:
+        listener.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("commit", ["job", "batch"])
+async def test_cut_off_at_each_commit(server: str, postgresql: Sql, tmp_path: Path, commit: str) -> None:
+    """Nobody knows whether the last one came through; the same command finds out, and writes what is missing."""
+    table, _ = filled(postgresql, 40)
+    options = RunOptions(retry=NO_WAIT, state_dir=tmp_path)
+    for number in count(1):
+        target = postgresql.fresh()
+        async with cut_at_commit(postgresql, number) as (between, commits):
+            made = definition(server, between, f"SELECT * FROM {table} ORDER BY id", target, commit=commit)
+            job = definition_from(made).job
+            try:
+                await run_job(job, between.credentials, options=options)
+            except OutputError as error:
+                assert "the database cannot be reached" in str(error)
+                await run_job(job, between.credentials, options=options)
+        assert ids(postgresql, target) == list(range(40))
+        if len(commits) <= number:
+            assert number > 2
+            return
 
 
 async def test_rows_that_changed_meanwhile_are_not_guessed_at(server: str, hsqldb: Sql, tmp_path: Path) -> None:

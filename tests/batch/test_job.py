@@ -219,6 +219,7 @@ def _spelled(value: Any, spell: Any) -> Any:
     [
         pytest.param({"prediction_endpoint": None}, "prediction_endpoint: required, unless --serve starts a server for the job", id="no endpoint"),
         pytest.param({"prediction_endpoint": "file:///etc/passwd"}, "prediction_endpoint: not an http or https URL, expected <http or https>://<host>:<port>", id="scheme"),
+        pytest.param({"prediction_endpoint": "gopher://h:70/_x"}, "prediction_endpoint: not an http or https URL, expected <http or https>://<host>:<port>", id="another scheme"),
         pytest.param({"prediction_endpoint": "http://:8080"}, "prediction_endpoint: no host, expected <http or https>://<host>:<port>", id="no host"),
         pytest.param({"prediction_endpoint": "http://h:99999"}, "prediction_endpoint: port out of range 0-65535, expected <http or https>://<host>:<port>", id="port"),
         pytest.param({"prediction_endpoint": "http://h/?a=1"}, "prediction_endpoint: has a query or a fragment, expected <http or https>://<host>:<port>", id="query"),
@@ -304,6 +305,9 @@ def test_refusals(changes: dict[str, Any], problem: str) -> None:
         pytest.param({"jdbc_settings": {"url": "jdbc:postgresql://h/d"}}, "jdbc_settings.class_name: required with type 'jdbc'", id="no driver"),
         pytest.param({"jdbc_settings": {**JDBC, "url": "http://x"}}, 'jdbc_settings.url: expected text that begins with "jdbc:" and the name of a database', id="no jdbc url"),
         pytest.param({"intake_settings": {"type": "jdbc"}}, "intake_settings.table: required, unless query is given", id="neither table nor query"),
+        pytest.param({"intake_settings": {"type": "jdbc", "table": ""}}, "intake_settings.table: is blank", id="no name of a table"),
+        pytest.param({"intake_settings": {"type": "synapse", "query": " "}}, "intake_settings.query: is blank", id="blank query"),
+        pytest.param({"output_settings": {"type": "jdbc", "table": " ", "statement_type": "insert"}}, "output_settings.table: is blank", id="blank name of a table"),
         pytest.param({"intake_settings": {"type": "jdbc", "table": "a", "query": "b"}}, "intake_settings.query: excludes table, keep one of them", id="table and query"),
         pytest.param({"intake_settings": {"type": "jdbc", "table": "a", "partition_column": "id", "lower_bound": 1, "num_partitions": 4}}, "intake_settings.partition_column: partition_column, lower_bound, upper_bound, num_partitions are given all four or not at all, missing: upper_bound", id="three of four"),
         pytest.param({"intake_settings": {"type": "jdbc", "table": "a", "partition_column": "id", "lower_bound": 9, "upper_bound": 1, "num_partitions": 4}}, "intake_settings.lower_bound: must be less than upper_bound, and of the same type", id="bounds"),
@@ -367,7 +371,14 @@ def test_all_problems_at_once() -> None:
         pytest.param('{"a": "x\\u0000y"}', "a: holds a NUL or half a character", id="NUL"),
         pytest.param('{"a": ["\\ud800"]}', "a[0]: holds a NUL or half a character", id="half a character"),
         pytest.param('{"a":' * 100_000, f"nested deeper than {MAX_DEPTH} levels", id="depth bomb"),
+        pytest.param('{"a":' * 33 + "1" + "}" * 33, f"nested deeper than {MAX_DEPTH} levels", id="a little too deep"),
         pytest.param('{"a": ' + "9" * 5000 + "}", None, id="a number of 5000 digits"),
+        pytest.param('{"a": "' + '\\"' * 500_000, None, id="quotes without end"),
+        pytest.param(
+            "{" + ",".join(f'"{key}":0' for key in (*range(90_000), 89_999)) + "}",
+            '"89999": given twice',
+            id="a key twice among many",
+        ),
     ],
 )
 def test_what_is_no_definition(text: str, problem: str | None) -> None:

@@ -111,6 +111,13 @@ def test_unknown_keys_are_named_and_ignored(caplog: pytest.LogCaptureFixture) ->
     assert "fraud/config.yaml: 'modelId' is not a setting" in caplog.text
 
 
+def test_a_flood_of_unknown_keys_is_no_flood_of_log_lines(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        config_from(b"".join(b"k%d: 1\n" % number for number in range(1000)))
+    assert len(caplog.messages) == 11
+    assert caplog.messages[-1] == "config.yml: 990 more keys are not settings of a deployment; ignored"
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
 def test_any_bytes_are_a_configuration_or_refused(raw: bytes) -> None:
     with suppress(InvalidConfig):

@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -312,14 +311,36 @@ async def test_the_list(root: Path, line, binary) -> None:
     ]
 
 
-async def test_a_long_list_is_quick_the_second_time(root: Path, line) -> None:
-    for number in range(500):
-        os.utime(deploy(root, f"m{number}", line(1)), (1e9, 1e9))
+def overwrite(path: Path, content: bytes) -> None:
+    """Other content that only reading it can tell: same place, size and time."""
+    written = path.stat()
+    assert len(content) == written.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
+
+
+@pytest.mark.parametrize("is_ahead", [True, False], ids=["ahead", "at the first list"])
+async def test_a_list_reads_each_package_once(root: Path, line, is_ahead: bool) -> None:
+    """However young its directory is."""
+    package = deploy(root, "a", line(1)) / "m.mlpkg"
     models = opened(root)
-    await models.entries()
-    began = time.perf_counter()
-    assert len(await models.entries()) == 500
-    assert time.perf_counter() - began < 1
+    if is_ahead:
+        models.read_ahead()
+    else:
+        await models.entries()
+    overwrite(package, bytes(len(line(1))))
+    assert [entry.state for entry in await models.entries()] == ["available"]
+    os.utime(package)
+    assert [entry.state for entry in await models.entries()] == ["unavailable"]
+
+
+async def test_what_there_is_no_time_to_read_ahead_is_read_for_the_list(root: Path, line, monkeypatch) -> None:
+    package = deploy(root, "a", bytes(len(line(1)))) / "m.mlpkg"
+    models = opened(root)
+    monkeypatch.setattr("model_repository.deployments.READ_AHEAD_SECONDS", -1.0)
+    models.read_ahead()
+    overwrite(package, line(1))
+    assert [entry.state for entry in await models.entries()] == ["available"]
 
 
 # Places

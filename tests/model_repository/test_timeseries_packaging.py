@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from examples import sea
 from model_repository import SeriesSettings, fit_time_series_package
 from model_repository.errors import CannotPackage, InvalidPackage, PackageMismatch
-from model_repository.manifest import Manifest
+from model_repository.manifest import Manifest, manifest_from
 from model_repository.mlpkg import write_package
 from model_repository.predictions import ForecastOptions
 from model_repository.repository import load_model
@@ -269,6 +269,22 @@ def test_damaged_packages_are_refused(package: Path, tmp_path: Path, of_manifest
 
     with pytest.raises(error, match=re.escape(message)):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        pytest.param({"format_version": 1}, "timeseries belongs to format 2, and to no other", id="older format"),
+        pytest.param({"target": {"name": "sales", "type": "Multiclass", "class_labels": ["a", "b", "c"]}},
+                     "a time series has a Regression or Binary target", id="classes"),
+    ],
+)  # fmt: skip
+def test_manifests_that_fit_no_time_series_are_refused(package: Path, fields, message: str):
+    with zipfile.ZipFile(package) as archive:
+        raw = json.loads(archive.read("manifest.json")) | fields
+
+    with pytest.raises(InvalidPackage, match=message):
+        manifest_from(json.dumps(raw).encode())
 
 
 def test_a_package_that_derives_otherwise_is_refused(package: Path, tmp_path: Path):

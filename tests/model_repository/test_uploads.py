@@ -499,6 +499,51 @@ def test_a_sweep_of_nothing(tmp_path: Path) -> None:
 # The disk
 
 
+ON_A_FAILING_DISK = """
+import asyncio, sys
+from pathlib import Path
+from model_repository.errors import StoreError
+from model_repository.uploads import Store
+
+class Anything:
+    def check(self, package, keys):
+        pass
+
+store = Store(Path(sys.argv[1]), Anything())
+packages = [Path(name).read_bytes() for name in sys.argv[2:]]
+
+async def main():
+    for turn in range(8):
+        try:
+            async with store.upload("m", lambda: None) as upload:
+                await upload.write(packages[turn % 2])
+                await upload.commit(b"deployment_id: d%d" % (turn % 2))
+            print("done")
+        except StoreError as error:
+            print(error.status_hint, error)
+        directory = store.root / "m"
+        left = [path for path in (store.root / ".uploads").iterdir() if path.name != "lock"]
+        pair = [(directory / name).read_bytes() for name in ("model.mlpkg", "config.yml")] if directory.exists() else None
+        assert not left, left
+        assert pair in (None, *([packages[n], b"deployment_id: d%d" % n] for n in (0, 1))), pair
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.needs("strace")
+@pytest.mark.parametrize("call", ["fsync", "rename", "renameat2", "mkdir"])
+def test_an_error_of_the_disk(root: Path, tmp_path: Path, line, call: str) -> None:
+    """At every second of these calls: it is said, and the old package or the new one is there whole, and nothing else."""
+    for slope in (1, 2):
+        (tmp_path / f"{slope}").write_bytes(line(slope))
+    failing = ["strace", "-f", "-o", os.devnull, "-e", f"inject={call}:error=EIO:when=2+2", sys.executable, "-c"]
+    command = [*failing, ON_A_FAILING_DISK, str(root), str(tmp_path / "1"), str(tmp_path / "2")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.splitlines()) >= {"500 m: the repository failed: Input/output error"}, done.stdout
+
+
 ON_A_DISK = """
 import asyncio, sys
 from pathlib import Path

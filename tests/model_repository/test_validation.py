@@ -253,12 +253,16 @@ def test_what_the_helper_knows(binary, monkeypatch: pytest.MonkeyPatch) -> None:
         assert others in ([], [str(binary.path)]), "its question may still be open"
 
 
+@pytest.mark.needs("unshare")
 def test_what_a_trial_may_do(tmp_path: Path) -> None:
     """Seen from inside a process that gave up what a trial gives up."""
+    network_goes = subprocess.run(["unshare", "--user", "--net", "true"], check=False).returncode == 0
     script = """
-import resource
+import errno, resource, socket
 from model_repository.validation import Limits, _confine
-_confine(Limits())
+with socket.create_server(("127.0.0.1", 0)) as outside:
+    _confine(Limits())
+    print("network:", errno.errorcode.get(socket.socket().connect_ex(outside.getsockname())))
 print(resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CPU))
 try:
     open("canary", "wb", buffering=0).write(b"x")
@@ -271,4 +275,5 @@ except MemoryError:
 """
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.stdout.splitlines() == ["(64, 64) (20, 21)", "file: File too large", "memory"], done.stderr
+    network = "network: ENETUNREACH" if network_goes else "network: None"
+    assert done.stdout.splitlines() == [network, "(64, 64) (20, 21)", "file: File too large", "memory"], done.stderr

@@ -1,5 +1,6 @@
 """Uploads and deletions over HTTP, in this process and against server processes."""
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -156,13 +157,14 @@ async def test_too_large(manager, root, versions, announced):
     assert files(root) == []
 
 
-async def test_too_many(manager, versions):
+async def test_too_many(manager, root, versions):
     client = manager(max_deployments=1)
-    statuses = [
-        (await client.post(f"/deployments/{name}", content=versions[0].package, headers=PACKAGE)).status_code
-        for name in ("a", "b", "a")
+    answers = [
+        await client.post(f"/deployments/{name}", content=versions[0].package, headers=PACKAGE) for name in "aba"
     ]
-    assert statuses == [201, 409, 200]
+    assert [answer.status_code for answer in answers] == [201, 409, 200]
+    assert answers[1].json() == {"message": "the repository has 1 deployments, and may have no more"}
+    assert files(root) == ["a/model.mlpkg"]
 
 
 async def test_no_room(manager, root, versions, monkeypatch):
@@ -426,6 +428,51 @@ def test_uploads_of_one_name_at_once(raw_server: ServerProcess, versions):
         whole = {versions[place % 3].answers[0.9 if place % 2 else 0.5] for place in range(6)}
         assert {client.predict("contested").body for client in clients} <= whole
         assert len({client.predict("contested").body for client in clients}) == 1
+
+
+def test_more_uploads_at_once_than_are_taken(tmp_path, versions):
+    """Nobody waits for those that are half sent, and when they are gone there is room again."""
+    head = f"POST /deployments/a HTTP/1.1\r\nHost: localhost\r\nContent-Type: {PACKAGE['Content-Type']}\r\n"
+    with serving(*SERVER, model_repository_path=tmp_path) as server, clients_of(server, 1) as [client]:
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):
+                connection = stack.enter_context(server.connect())
+                connection.sendall(f"{head}Content-Length: 1000\r\n\r\nPK".encode())
+            until(lambda: len(files(tmp_path)) == 4, "four uploads have begun")
+            answer = client.upload("b", versions[0].package)
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert answer.message == "4 uploads are running, and no more are taken at once; try again"
+            assert client.ask("GET", "/ping").status == 200
+        until(lambda: client.upload("b", versions[0].package).status in (200, 201), "there is room again")
+        until(lambda: files(tmp_path) == ["b/model.mlpkg"], "nothing is left")
+
+
+def test_deleted_under_load(raw_server: ServerProcess, versions):
+    """Each answer is the model's or a 404; after the 204 nobody has it, and after the next 201 everybody."""
+    stop = threading.Event()
+
+    def ask(client: Client) -> set[tuple[int, bytes]]:
+        answers = set()
+        while not stop.is_set():
+            answer = client.predict("fleeting")
+            answers.add((answer.status, answer.body if answer.status == 200 else b""))
+        return answers
+
+    with clients_of(raw_server, 4) as [manager, *askers], ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(ask, client) for client in askers[:2]]
+        try:
+            for turn in range(6):
+                version = versions[turn % 3]
+                assert manager.upload("fleeting", version.package).status == 201
+                assert askers[2].predict("fleeting").body == version.answers[0.5]
+                assert manager.ask("DELETE", "/deployments/fleeting").status == 204
+                assert askers[2].predict("fleeting").status == 404
+                assert manager.ask("DELETE", "/deployments/fleeting").status == 404
+        finally:
+            stop.set()
+        seen = set().union(*(one.result() for one in asked))
+    assert seen <= {(404, b""), *((200, version.answers[0.5]) for version in versions)}
+    assert len(seen) > 1
 
 
 @pytest.mark.timeout(120)

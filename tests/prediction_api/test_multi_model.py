@@ -211,6 +211,30 @@ async def test_symbolic_links_are_not_followed(client_of_many, root, deploy, ver
         assert "symbolic link" in answer.json()["message"]
 
 
+@pytest.mark.parametrize("what", ["the package", "the directory"])
+async def test_a_link_that_comes_while_it_serves_is_not_followed(
+    client_of_many, deploy, versions, what, tmp_path_factory
+):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "model.mlpkg").write_text("very s3cret")
+    directory = deploy("fraud", versions[0])
+    client = client_of_many(deployed_model_resolver_cache_ttl_sec=0)
+    assert (await predict(client, "fraud")).content == versions[0].answers[0.5]
+    [package] = directory.iterdir()
+    package.unlink()
+    if what == "the package":
+        package.symlink_to(elsewhere / "model.mlpkg")
+    else:
+        directory.rmdir()
+        directory.symlink_to(elsewhere)
+    for answer in (await predict(client, "fraud"), await client.get("/deployments/fraud/info")):
+        assert answer.status_code == 503
+        assert "symbolic link" in answer.json()["message"]
+    listed = await client.get("/deployments")
+    assert [row["state"] for row in listed.json()["data"]] == ["unavailable"]
+    assert "s3cret" not in listed.text
+
+
 # Configuration
 
 

@@ -1,5 +1,7 @@
 """Azure's connection strings, signatures and addresses."""
 
+import socket
+
 import pytest
 
 from batch.adapters import azure
@@ -83,6 +85,23 @@ async def test_public_container(azurite: Azurite, given: str | None) -> None:
 
     async with azure.open_intake(settings, credentials) as intake:
         assert b"".join([block async for block in intake.read(intake.files[0])]) == b"1"
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "message"),
+    [
+        ("http://a.example/c/b", "8.8.8.8", "is at the public address 8.8.8.8, expected https"),
+        ("https://a.example/c/b", "169.254.77.77", "is the link-local address 169.254.77.77"),
+        ("http://a.example/c/b", "::ffff:169.254.77.77", "is the link-local address ::ffff:169.254.77.77"),
+    ],
+)
+async def test_places_that_no_job_may_choose(url: str, address: str, message: str, monkeypatch) -> None:
+    """Without a connection string, which names the account, only the job says where to ask."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(None, None, 0, "", (address, 0))])
+
+    with pytest.raises(IntakeError, match=f"^url: a.example {message}$"):
+        async with azure.open_intake(azure.IntakeSettings(url=url, anonymous=True), Credentials()):
+            pytest.fail("entered")  # pragma: no cover
 
 
 @pytest.mark.parametrize("text", ["nonsense", "AccountName=x", "AccountKey=eA==", "SharedAccessSignature=sig"])

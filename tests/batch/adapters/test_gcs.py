@@ -72,7 +72,9 @@ async def test_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
             pytest.fail("entered")  # pragma: no cover
 
 
-@pytest.mark.parametrize("url", ["gs://", "gs://bucket", "gs:///x", "https://b/x"])
+@pytest.mark.parametrize(
+    "url", ["gs://", "gs://bucket", "gs:///x", "https://b/x", "gs://../x", "gs://a..b/x", "gs://b?c/x"]
+)
 def test_odd_urls(url: str) -> None:
     with pytest.raises(ValueError, match="url: expected gs://bucket/name"):
         adapter.IntakeSettings(url=url)
