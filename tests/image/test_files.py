@@ -65,6 +65,12 @@ def test_compose_refers_only_to_what_is_there() -> None:
             assert target.startswith("/")
 
 
+def test_images_of_others_are_pinned_by_their_content() -> None:
+    others = [service["image"] for service in compose()["services"].values() if "build" not in service]
+    assert others
+    assert all(re.fullmatch(r"[a-z/]+:[A-Z][\w.-]+@sha256:[0-9a-f]{64}", image) for image in others)
+
+
 def test_composed_services_are_hardened() -> None:
     ours = [service for service in compose()["services"].values() if "build" in service]
     assert len(ours) == 2
