@@ -33,11 +33,14 @@ step "test what was installed"
 # The tests of the sdist, in a directory that has no package of ours to import by accident.
 tar -xzf "$sdist" -C "$WORK/tests" --strip-components 1
 rm -rf "$WORK"/tests/{prediction_api,batch,model_repository}
+[ ! -d .tools ] || ln -s "$PWD/.tools" "$WORK/tests/.tools"
 (
     cd "$WORK/tests"
     "$WORK/venv/bin/python" -P -c 'import batch, model_repository, prediction_api as p
 for package in (batch, model_repository, p):
-    assert "site-packages" in package.__file__, package.__file__'
+    assert "site-packages" in package.__file__, package.__file__
+from batch.jdbc.bridge_jar import JAR, _is_current
+assert _is_current(JAR), "the JDBC bridge was not compiled into the wheel"'
     # shellcheck disable=SC2086
     PATH=$WORK/venv/bin:$PATH "$WORK/venv/bin/python" -m pytest -q -n 2 --dist loadfile -p no:cacheprovider $TESTS
 )
