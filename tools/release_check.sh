@@ -58,8 +58,8 @@ step "known faults"
 step "docs"
 "$PYTHON" -m mkdocs build --strict --quiet --site-dir "$WORK/site"
 
-step "image"
-PYTHON=$PYTHON tools/image.sh check full
+step "images"
+for variant in full slim; do PYTHON=$PYTHON tools/image.sh check $variant; done
 
 echo
 echo "ready: $(basename "$wheel"), $(basename "$sdist")"

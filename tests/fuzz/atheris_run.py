@@ -8,7 +8,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["model_repository"], enable_loader_override=False):
+with atheris.instrument_imports(include=["model_repository", "batch"], enable_loader_override=False):
     from tests.fuzz.targets import TARGETS
 
 
