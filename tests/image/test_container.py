@@ -175,6 +175,18 @@ def test_adapters_can_be_loaded(server: Container, name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(IS_SLIM, reason="the slim image has none of their SDKs on purpose")
+def test_amazons_ways_to_sign_in_are_left(server: Container) -> None:
+    """Of all the services that its SDK describes."""
+    program = (
+        "from botocore.session import get_session\n"
+        "for name in ('s3', 'sts', 'sso', 'sso-oidc', 'signin'):\n"
+        " get_session().create_client(name, region_name='eu-central-1')"
+    )
+    done = server.execute("python3", "-c", program)
+    assert done.returncode == 0, done.stderr
+
+
 OBJECTS = {
     "s3": "s3://incoming/a.csv",
     "azure": "https://me.blob.core.windows.net/incoming/a.csv",
