@@ -93,7 +93,11 @@ def _undecodable(body: Body, codec: str, encoding: str, exc: UnicodeError) -> Ma
 
 
 class ByteStream(io.RawIOBase):
-    """Bytes as a stream that does not copy them first, with *tail* after them."""
+    """
+    Bytes as a stream that does not copy them first, with *tail* after them.
+
+    A piece of it does not end between CR and LF: pyarrow would lose such an LF in quotes (apache/arrow issue 51368).
+    """
 
     def __init__(self, data: memoryview, tail: bytes = b"") -> None:
         self._left = [data, memoryview(tail)]
@@ -109,6 +113,8 @@ class ByteStream(io.RawIOBase):
         if not self._left:
             return 0
         count = min(len(buffer), len(self._left[0]))
+        if count > 1 and bytes(self._left[0][count - 1 : count + 1]) == b"\r\n":
+            count -= 1
         buffer[:count] = self._left[0][:count]
         self._left[0] = self._left[0][count:]
         return count

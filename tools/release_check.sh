@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-$PWD/.venv/bin/python}
 WORK=$(mktemp -d /var/tmp/prediction-api-release.XXXX)
 trap 'rm -rf "$WORK"' EXIT
+chmod 755 "$WORK"  # some tests give up being root
 TESTS=${RELEASE_TESTS:-tests}
 
 step() { printf '\n== %s\n' "$*"; }
@@ -26,18 +27,21 @@ step "install the wheel without the sources"
 mkdir "$WORK/tests"
 "$PYTHON" -m venv "$WORK/venv"
 "$WORK/venv/bin/python" -m pip install -q --upgrade 'pip>=25.1'
-"$WORK/venv/bin/python" -m pip install -q --constraint constraints.txt "$wheel[all]" --group test
+"$WORK/venv/bin/python" -m pip install -q --constraint constraints.txt "$wheel[all]" --group test --group demo
 "$WORK/venv/bin/python" -m pip check
 
 step "test what was installed"
 # The tests of the sdist, in a directory that has no package of ours to import by accident.
 tar -xzf "$sdist" -C "$WORK/tests" --strip-components 1
 rm -rf "$WORK"/tests/{prediction_api,batch,model_repository}
+[ ! -d .tools ] || ln -s "$PWD/.tools" "$WORK/tests/.tools"
 (
     cd "$WORK/tests"
     "$WORK/venv/bin/python" -P -c 'import batch, model_repository, prediction_api as p
 for package in (batch, model_repository, p):
-    assert "site-packages" in package.__file__, package.__file__'
+    assert "site-packages" in package.__file__, package.__file__
+from batch.jdbc.bridge_jar import JAR, _is_current
+assert _is_current(JAR), "the JDBC bridge was not compiled into the wheel"'
     # shellcheck disable=SC2086
     PATH=$WORK/venv/bin:$PATH "$WORK/venv/bin/python" -m pytest -q -n 2 --dist loadfile -p no:cacheprovider $TESTS
 )
@@ -55,8 +59,8 @@ step "known faults"
 step "docs"
 "$PYTHON" -m mkdocs build --strict --quiet --site-dir "$WORK/site"
 
-step "image"
-PYTHON=$PYTHON tools/image.sh check full
+step "images"
+for variant in full slim; do PYTHON=$PYTHON tools/image.sh check $variant; done
 
 echo
 echo "ready: $(basename "$wheel"), $(basename "$sdist")"

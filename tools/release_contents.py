@@ -1,8 +1,8 @@
 """
 Whether a wheel and a source distribution hold what they should:  python3 tools/release_contents.py WHEEL SDIST
 
-The wheel: every file of the three packages that is under version control, and beside them only its metadata. The source
-distribution: what one needs to build the wheel and to run the tests.
+The wheel: every file of the three packages that is under version control, what is compiled for it, and beside them only
+its metadata. The source distribution: what one needs to build the wheel and to run the tests.
 """
 
 import subprocess
@@ -12,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 PACKAGES = ("batch", "model_repository", "prediction_api")
+COMPILED = frozenset(["batch/jdbc/bridge.jar"])
+"""In the wheel alone; `hatch_build.py` makes them where there is a Java compiler."""
 NEEDED = (
     "pyproject.toml",
     "constraints.txt",
@@ -40,10 +42,12 @@ def problems(wheel: Path, sdist: Path) -> list[str]:
     ours = {name for name in known if name.split("/")[0] in PACKAGES}
     beside = {name for name in in_wheel if not name.split("/")[0].endswith(".dist-info")}
     needed = {*ours, *NEEDED, *(name for name in known if name.startswith(("tests/", "docs/", "examples/", "tools/")))}
+    wanted = ours | COMPILED
     return [
-        *(f"wheel: {name} is missing" for name in sorted(ours - beside)),
-        *(f"wheel: {name} does not belong there" for name in sorted(beside - ours)),
+        *(f"wheel: {name} is missing" for name in sorted(wanted - beside)),
+        *(f"wheel: {name} does not belong there" for name in sorted(beside - wanted)),
         *(f"sdist: {name} is missing" for name in sorted(needed - in_sdist)),
+        *(f"sdist: {name} does not belong there" for name in sorted(COMPILED & in_sdist)),
     ]
 
 

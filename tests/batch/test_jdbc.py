@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import re
 from typing import Any
 
 import anyio
@@ -10,7 +12,7 @@ import pytest
 from batch.definition import definition_from
 from batch.errors import BatchError, IntakeError, OutputError
 from batch.runner import run_job
-from tests.batch.jobs import QUICK, free_port, gold
+from tests.batch.jobs import QUICK, ROOT, free_port, gold
 from tests.databases import Sql
 
 EVERYWHERE = ("hsqldb", "h2", "derby", "postgresql", "mariadb")
@@ -117,6 +119,18 @@ def test_no_rows_make_an_empty_table(server: str, sql: Sql, tmp_path: Any, outpu
     run(sql, job(server, sql, table, {**target, "statement_type": "insert"}), tmp_path)
     agrees(found := scores(sql, target["table"]), expected(server, rows))
     assert [int(row[0] or -1) for row in found] == list(range(50))
+
+
+def test_the_job_of_the_documentation(server: str, postgresql: Sql, tmp_path: Any) -> None:
+    page = (ROOT / "docs" / "batch" / "jdbc.md").read_text()
+    (block,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    table, rows = filled(postgresql, 20)
+    postgresql.run(f"ALTER TABLE {table} RENAME TO customers")
+    said = json.loads(block)
+    said |= {"prediction_endpoint": server, "jdbc_settings": said["jdbc_settings"] | {"url": postgresql.url}}
+    assert said["jdbc_settings"] == postgresql.settings
+    run(postgresql, definition_from(said).job, tmp_path)
+    agrees(scores(postgresql, "scored"), expected(server, rows))
 
 
 def test_update_or_insert(server: str, sql: Sql, tmp_path: Any) -> None:

@@ -26,8 +26,21 @@ TABLES: Final = [
     b'1,0,x,\xc3\xa9\r\n2,1,"two\nlines",k\r\n' * 40,
     b"nan,t,NA,1e5\r",
 ]
+DEFINITIONS: Final = Path(__file__).parents[1] / "batch" / "definitions"
 WORDS: Final = {
     "csv": ['"', '""', ",", "\n", "\r\n", "\r", "NA", "nan", "inf", "true", "1e400", "\0", "\ufeff"],
+    "job": [
+        '"type":"',
+        '"url":"',
+        '"jdbc:',
+        '"query":"{{',
+        '"schedule":{',
+        '"minute":[',
+        '"*"',
+        '"errors":{',
+        "null",
+        "1e999",
+    ],
     "json": ['[{"n":', "},{", '"b":true', "null", '\\"', "\\ud800", "1e999", "[[[[", '{"s":"'],
     "manifest": ['"format_version":', '"features":[', '"target":{', '"type":"', '"members":[', "null", "1e999", "NaN"],
     "config": ["prediction_threshold:", "deployment_id:", "&a", "*a", "!!python/object:", "<<:", "? ", "- "],
@@ -56,6 +69,7 @@ def seeds() -> dict[str, list[bytes]]:
         "csv": csv,
         "csv-header": [b"\0n,b,s,k\n" + table for table in TABLES],
         "estimator": [members["schema.json"] for _, members in packages],
+        "job": [path.read_bytes() for path in sorted(DEFINITIONS.glob("*.json"))],
         "json": [
             b"\x40" + json.dumps([{"n": 1, "b": True, "s": "x"}, {"n": None, "k": [{}]}] * n).encode() for n in (1, 9)
         ],

@@ -15,6 +15,11 @@ from typing import Final
 
 import numpy as np
 
+from batch.definition import definition_from
+from batch.errors import JobError
+from batch.job import fingerprint, options_of
+from batch.job_file import object_from
+from batch.template_variables import RunTimes, filled, missing_times
 from model_repository.deployment_config import config_from
 from model_repository.errors import PackageError, ServingError
 from model_repository.estimators import load_estimator
@@ -89,6 +94,16 @@ def config(data: bytes) -> None:
         config_from(data)
 
 
+def job(data: bytes) -> None:
+    """A job's definition, up to the point where something would be opened."""
+    with suppress(JobError, UnicodeDecodeError):
+        read = definition_from(object_from(data.decode())).job
+        assert fingerprint(options_of(read))
+        times = RunTimes.now(read.schedule)
+        if not list(missing_times(read, times)):
+            filled(read, times)
+
+
 def plan(data: bytes) -> None:
     """A compiled plan: read or refused; what was read scores rows in either form, and alike."""
     with suppress(struct.error, ServingError):
@@ -116,6 +131,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "csv": csv,
     "csv-header": csv_with_any_header,
     "estimator": estimator,
+    "job": job,
     "json": json,
     "manifest": manifest,
     "plan": plan,

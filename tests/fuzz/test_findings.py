@@ -9,6 +9,11 @@ from tests.fuzz.targets import TARGETS
 FINDINGS = [
     pytest.param("csv", b'\0\xef\xbb\xbf"1","","a,b",\n,,,\n', id="byte order mark behind the header"),
     pytest.param("csv-header", b"\x01" + "n,b,s,k\n1,,,\n".encode("utf-16-le"), id="UTF-16 without byte order mark"),
+    pytest.param(
+        "csv-header",
+        b'\0n,b,s,k\n1,0,"' + b"y" * 58 + b'\r\nz",k\n',
+        id="CR and LF in quotes, on two sides of a block's end",
+    ),
     pytest.param("plan", b'\x0c\0\0\0{"\xd7version":1}', id="plan with a key that is not UTF-8"),
 ]
 

@@ -310,7 +310,7 @@ def bodies(draw: st.DrawFn) -> bytes:
     return (end.join(lines) + draw(st.sampled_from(["", end, '"', end + '"', end + end]))).encode()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(bodies(), KEEP, st.sampled_from([48, 97, 1 << 20]))
 @example(b'n,b,s,k\n1,1,x,"', (), 1 << 20)
 @example(b'n,b,s,k\n1,1,"\n\n1",', (), 48)
@@ -320,7 +320,7 @@ def test_both_readers_agree(body: bytes, keep: Keep, block_bytes: int) -> None:
     assert by_columns(body, SCHEMA, keep, block_bytes=block_bytes) == by_rows(body, SCHEMA, keep)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=40), KEEP)
 def test_any_bytes_are_read_or_refused_alike(rest: bytes, keep: Keep) -> None:
     body = b"n,b,s,k\n" + rest

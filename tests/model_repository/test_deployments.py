@@ -672,6 +672,4 @@ def test_any_history_is_answered_as_it_stands(line: Callable[[float], bytes]) ->
     from hypothesis.stateful import run_state_machine_as_test
 
     ChangingRepository.make_line = staticmethod(line)
-    run_state_machine_as_test(
-        ChangingRepository, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
-    )
+    run_state_machine_as_test(ChangingRepository, settings=settings(max_examples=40, stateful_step_count=30))

@@ -251,7 +251,7 @@ RECORDS = st.lists(TAME, max_size=8) | st.lists(
 KEEP: st.SearchStrategy[Keep] = st.sampled_from([(), ("k",), ("s", "n"), "all"])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(RECORDS, KEEP, st.integers(1, 60), st.sampled_from([None, 0, 2]), st.sampled_from(["", "]", ",", "}", "x"]))
 @example([{"n": 1, "k": [{}, {}]}, {"n": 2}], (), 1, None, "")
 @example([{"n": 1, "k": "},{"}, {"n": 2}], "all", 1, None, "")
@@ -267,7 +267,7 @@ def test_pieces_mean_what_the_whole_means(records, keep, piece_bytes, indent, ta
     assert not tail or expected[0] in (MalformedBody, UnscorableValue)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(['{"n":1}', ",", "[", "]", "}", "{", '"', '"n":', "1", " ", "\\"]), max_size=14))
 def test_any_tokens_are_read_or_refused_alike(tokens) -> None:
     body = ("[" + "".join(tokens) + "]").encode()

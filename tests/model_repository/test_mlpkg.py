@@ -191,7 +191,7 @@ def test_replacing_names_the_missing_directory(tmp_path: Path) -> None:
 
 
 @given(st.dictionaries(st.from_regex(r"\A[a-z0-9][a-z0-9_.-]{0,20}\Z"), st.binary(max_size=300), max_size=20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_members_survive(tmp_path_factory: pytest.TempPathFactory, contents: dict[str, bytes]) -> None:
     contents = {name: data for name, data in contents.items() if name != "manifest.json"} | CONTENTS
     path = tmp_path_factory.mktemp("any") / "m.mlpkg"

@@ -159,7 +159,6 @@ def test_life(tmp_path, versions):
             settings=settings(
                 max_examples=8,
                 stateful_step_count=20,
-                deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,
             ),
