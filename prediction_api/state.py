@@ -39,7 +39,7 @@ class Board:
             return True
         recently = time.monotonic() - LIVELY_SECONDS
         lively = (other for other, beat in zip(self._held, self._beats, strict=True) if beat > recently)
-        return held <= min(lively, default=held) + 1
+        return held <= min(lively, default=held)
 
     @property
     def failing(self) -> bool:
