@@ -337,6 +337,18 @@ async def test_the_status_column_keeps_every_row(job_for: Any, tmp_path: Path) -
     assert "age" in written[0][5]
 
 
+async def test_rows_of_the_wrong_width_stay_with_the_width_of_the_output(job_for: Any, tmp_path: Path) -> None:
+    rows = people_rows(60)
+    (tmp_path / "in.csv").write_text(csv_text([*rows[:20], [*rows[20], "more"], rows[21][:5], *rows[22:]]), newline="")
+
+    keys = {"include_prediction_status": True, "passthrough_columns_set": "all"}
+    await run_job(job_for(**keys), NOBODY, options=QUICK)
+
+    written = read_csv(tmp_path / "out.csv")
+    assert [row[5] for row in written[21:23]] == ["7 fields, expected 6", "5 fields, expected 6"]
+    assert [row[6:] for row in written] == [HEADER, *rows[:21], [*rows[21][:5], ""], *rows[22:]]
+
+
 @pytest.mark.parametrize(
     ("keys", "n_bad", "stops"),
     [
