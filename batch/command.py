@@ -136,6 +136,8 @@ def _prepared(arguments: argparse.Namespace, environ: Mapping[str, str], serve: 
     except JobError as error:
         problems += error.problems
     problems += _wrong_arguments(arguments, credentials, definition)
+    if definition is not None:
+        problems += _overwritten(arguments, definition.job)
     if problems or definition is None:
         raise JobError(problems)
     secrets = (*credentials.secrets, *definition.secrets, *filter(None, [arguments.api_token]))
@@ -182,6 +184,19 @@ def _wrong_report(path: Path, definition: Definition | None) -> list[str]:
         if is_errors or is_file_of(job.intake_settings, path) or is_file_of(job.output_settings, path):
             return [f"--report: {path} is the job's own data"]
     return []
+
+
+def _overwritten(arguments: argparse.Namespace, job: Job) -> Iterator[str]:
+    """Neither the definition nor the package that is served may be written over."""
+    written = {
+        "output_settings.path": getattr(job.output_settings.settings, "path", None),
+        "errors.path": job.errors and job.errors.path,
+        "--report": arguments.report,
+    }
+    for kept in filter(None, (arguments.job, arguments.serve)):
+        for name, place in written.items():
+            if place and Path(place).resolve() == kept.resolve():
+                yield f"{name}: would overwrite {kept}"
 
 
 async def _until_stopped(command: Command) -> Ending:

@@ -126,14 +126,14 @@ def _filled(
     settings = struct_from(declaration, raw, path, findings, others={*names, *ids})
     if settings is None:
         return None
-    store = Store(type=kind, settings=settings, **{"format": _format_by_suffix(settings), **values})
+    store = Store(type=kind, settings=settings, **values)
+    if "format" not in values:
+        store = msgspec.structs.replace(store, format=_format_by_suffix(store.file_name))
     return msgspec.structs.replace(store, format="parquet") if store.is_staged else store
 
 
-def _format_by_suffix(settings: msgspec.Struct) -> Format:
-    place = getattr(settings, "path", None) or getattr(settings, "url", None) or ""
-    name = PurePosixPath(str(place).partition("?")[0].removesuffix(".gz"))
-    return FORMATS_BY_SUFFIX.get(name.suffix.lower(), "csv")
+def _format_by_suffix(name: str) -> Format:
+    return FORMATS_BY_SUFFIX.get(PurePosixPath(name.removesuffix(".gz")).suffix.lower(), "csv")
 
 
 def _remapping_from(raw: Mapping[str, Any], findings: Findings) -> dict[str, Any]:

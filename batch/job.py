@@ -206,6 +206,11 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
         return str(getattr(self.settings, "path", None) or getattr(self.settings, "url", ""))
 
     @property
+    def file_name(self) -> str:
+        """The place without the query of a web address; elsewhere `?` is of the name, or stands for a character."""
+        return self.place.partition("?")[0] if self.type == "http" else self.place
+
+    @property
     def table(self) -> str:
         """The table of a database; nothing elsewhere."""
         return getattr(self.settings, "table", None) or ""

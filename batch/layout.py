@@ -78,7 +78,7 @@ def layout_for(answer: Sequence[str], columns: Sequence[str], options: OutputOpt
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise JobError(
             f"output columns that would stand there twice: {', '.join(map(repr, twice))}; "
-            "rename or remove one with column_names_remapping"
+            "rename or remove one with column_names_remapping, or pass fewer columns"
         )
     _check_partitions(options.partitions, names)
     return Layout(names, places, places == tuple(range(len(answer))), first, kept, row_id, status)

@@ -45,8 +45,8 @@ class Records(Protocol):
         """One row for a report, as JSON values."""
         ...
 
-    def kept_fields(self, names: Sequence[str]) -> list[bytes]:
-        """By row, these columns as fields of the output's CSV."""
+    def kept_fields(self, names: Sequence[str], *, ragged: bool = False) -> list[bytes]:
+        """By row, these columns as fields of the output's CSV; *ragged*: some rows may not have the header's width."""
         ...
 
     def kept_members(self, names: Sequence[str], keys: Sequence[bytes]) -> list[bytes]:

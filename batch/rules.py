@@ -140,7 +140,7 @@ def _partitioned(job: Job) -> Problems:
 
 def _zipped(job: Job) -> Problems:
     for name, store in _stores(job):
-        if store.format == "parquet" and store.place.partition("?")[0].endswith(".gz"):
+        if store.format == "parquet" and store.file_name.endswith(".gz"):
             yield f"{name}.format", "a Parquet file is compressed inside, there is none within .gz"
 
 

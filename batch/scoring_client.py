@@ -191,9 +191,10 @@ class ScoringClient:
         if answer[0] == httpx.codes.NOT_FOUND and place:
             self._place, given = "", self._place
             other = await self._patiently(question)
+            if question.page != "/predictions" or other[0] == httpx.codes.NOT_FOUND:
+                self._place = given  # a server of many models has an /info, too, which is no model's
             if other[0] != httpx.codes.NOT_FOUND:
                 return other
-            self._place = given
         return answer
 
     async def _patiently(self, question: _Question) -> tuple[int, bytes, httpx.Headers]:

@@ -93,3 +93,5 @@ def publish_copy(spool: Spool, final: Path) -> None:
         part.replace(final)
     except OSError as exc:
         raise OutputError(f"{final}: {(exc.strerror or str(exc)).lower()}") from exc
+    finally:
+        part.unlink(missing_ok=True)

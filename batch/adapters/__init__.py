@@ -26,8 +26,9 @@ _MODULES: Final = MappingProxyType(
 )
 TYPES: Final = tuple(_MODULES)
 """What may stand as ``type`` in intake_settings and output_settings."""
-_DATABASES: Final = frozenset({"jdbc", "snowflake", "synapse"})
+_DATABASES: Final = ("jdbc", "snowflake", "synapse")
 """Of `batch.databases.DATABASES`, those that can be reached; the module is called so, too."""
+_REACHABLE: Final = ", ".join((*TYPES, *_DATABASES))
 _PLATFORM_ONLY: Final = frozenset(
     {"dataset", "dss", "dataStage", "bigquery", "databricks", "datasphere", "trino", "tableau"}
 )
@@ -64,10 +65,10 @@ def is_same_place(intake_type: str, intake: Any, output_type: str, output: Any) 
 
 def _module(type_: str) -> Any:
     if type_ in _PLATFORM_ONLY:
-        raise AdapterUnavailable(f"type '{type_}' needs the platform; here the types are {', '.join(TYPES)}")
+        raise AdapterUnavailable(f"type '{type_}' needs the platform; here the types are {_REACHABLE}")
     name = _MODULES.get(type_)
     if name is None:
-        raise AdapterUnavailable(f"there is no type '{type_}'; the types are {', '.join(TYPES)}")
+        raise AdapterUnavailable(f"there is no type '{type_}'; the types are {_REACHABLE}")
     return _imported(type_, name)
 
 

@@ -96,10 +96,10 @@ class CsvRecords:
         cells = self.header.dialect.cells(self.lines[row])
         return dict(zip((*self.names, *map(str, range(len(self.names), len(cells)))), cells, strict=False))
 
-    def kept_fields(self, names: Sequence[str]) -> list[bytes]:
+    def kept_fields(self, names: Sequence[str], *, ragged: bool = False) -> list[bytes]:
         """Bit for bit as they were read, unless the output has another dialect."""
         same = self.header.dialect == self.output
-        if same and tuple(names) == self.header.names:
+        if same and not ragged and tuple(names) == self.header.names:
             return list(self.lines)
         places = self._places(names)
         separator = self.output.separator
@@ -180,17 +180,18 @@ class CsvWriter:
         if not answers:
             return b""
         columns: list[Sequence[bytes]] = []
+        ragged = layout.status and bool(problems)  # a row of another width has failed
         if layout.row_id:
             columns.append([b"%d" % row for row in range(first_row, first_row + len(answers))])
         if layout.first:
-            columns.append(self._safe(records.kept_fields(layout.first)))
+            columns.append(self._safe(records.kept_fields(layout.first, ragged=ragged)))
         if layout.predictions:
             columns.append(self._predictions(layout, answers))
         if layout.status:
             field = self.dialect.field
             columns.append([field(problems[row]) if row in problems else b"OK" for row in range(len(answers))])
         if layout.kept:
-            columns.append(self._safe(records.kept_fields(layout.kept)))
+            columns.append(self._safe(records.kept_fields(layout.kept, ragged=ragged)))
         if problems and not layout.status:
             scored = [row for row in range(len(answers)) if row not in problems]
             columns = [[column[row] for row in scored] for column in columns]

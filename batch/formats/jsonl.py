@@ -93,7 +93,7 @@ class JsonRecords:
         shown: dict[str, Any] = json.loads(line)
         return shown
 
-    def kept_fields(self, names: Sequence[str]) -> list[bytes]:
+    def kept_fields(self, names: Sequence[str], *, ragged: bool = False) -> list[bytes]:
         """Text as it is, numbers as they were written, null and absent as nothing."""
         separator, field = self.output.separator, self.output.field
         return [separator.join(field(_text(row.get(name, _NULL))) for name in names) for row in self._rows()]

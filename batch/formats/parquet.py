@@ -228,7 +228,7 @@ class ParquetRecords:
             for name, value in values.items()
         }
 
-    def kept_fields(self, names: Sequence[str]) -> list[bytes]:
+    def kept_fields(self, names: Sequence[str], *, ragged: bool = False) -> list[bytes]:
         """As text; null as nothing."""
         texts = [[self.output.field(text or "") for text in self._texts(name)] for name in names]
         return [self.output.separator.join(row) for row in zip(*texts, strict=True)]

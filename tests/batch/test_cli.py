@@ -233,6 +233,29 @@ def test_a_report_is_not_the_data(place: str, command: Any, job_file: Any, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("keys", "report", "name"),
+    [
+        pytest.param({"output_settings": {"type": "filesystem", "path": "{kept}"}}, "r.json", "output_settings.path", id="output"),
+        pytest.param({"errors": {"mode": "skip", "path": "{kept}"}}, "r.json", "errors.path", id="errors"),
+        pytest.param({}, "{kept}", "--report", id="report"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kept", ["job.json", "model.mlpkg"])
+def test_neither_the_definition_nor_the_package_is_written_over(
+    kept: str, keys: Any, report: str, name: str, command: Any, job_file: Any, tmp_path: Path
+) -> None:
+    package, place = tmp_path / "model.mlpkg", str(tmp_path / "." / kept)
+    package.touch()
+    job = job_file(**json.loads(json.dumps(keys).replace("{kept}", place)))
+    before = job.read_bytes()
+
+    ended = command(job, "--serve", package, "--report", tmp_path / report.replace("{kept}", kept))
+
+    assert (ended.code, ended.lines) == (2, [f"prediction-api: error: {name}: would overwrite {place}"])
+    assert (job.read_bytes(), package.read_bytes()) == (before, b"")
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         pytest.param([], id="no job"),

@@ -17,6 +17,7 @@ from batch.errors import IntakeError, ModelChanged, OutputError, ScoringServerEr
 from batch.retries import RetryPolicy
 from batch.runner import RunOptions, run_job
 from batch.settings import Credentials
+from batch.spool import Spool, publish_copy
 from tests.batch.faults import Fate, proxy
 from tests.batch.jobs import NO_WAIT, QUICK, ROOT, csv_text, free_port, gold, people_rows, read_csv, serving
 
@@ -192,6 +193,17 @@ async def test_a_full_disk_is_named_and_leaves_no_output(job_for: Any, server: s
     await run_job(job_for(mini_batch_size=20), NOBODY, options=QUICK)
 
     assert read_csv(tmp_path / "out.csv") == gold(server, text)
+
+
+def test_reports_that_cannot_be_published_leave_nothing(tmp_path: Path) -> None:
+    (tmp_path / "errors.jsonl").mkdir()
+    spool = Spool(tmp_path / "spool")
+
+    with pytest.raises(OutputError, match=r"errors\.jsonl: is a directory"):
+        publish_copy(spool, tmp_path / "errors.jsonl")
+
+    spool.close()
+    assert {place.name for place in tmp_path.iterdir()} == {"errors.jsonl", "spool"}
 
 
 ENDLESS = """

@@ -445,6 +445,9 @@ def test_a_suffix_says_the_format() -> None:
     assert store("/a.jsonl.gz").format == "jsonl"
     assert store("/a/").format == "csv"
     assert store("/a.parquet", format="csv").format == "csv"
+    assert store("/part-?.parquet").format == "parquet"
+    web = {"type": "http", "url": "https://h/a.jsonl?signature=b.parquet"}
+    assert job_of(intake_settings=web).intake_settings.format == "jsonl"
 
 
 def test_the_id_column_comes_first_and_once() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ from batch.runner import ROWS_TRIED, RunOptions, run_job
 from batch.settings import Credentials
 from batch.state_place import state_directory
 from tests.batch.faults import proxy
-from tests.batch.jobs import HEADER, NO_WAIT, QUICK, csv_text, free_port, gold, people_rows, read_csv
+from tests.batch.jobs import HEADER, NO_WAIT, QUICK, csv_text, free_port, gold, people_rows, read_csv, serving
 
 NOBODY = Credentials()
 LABELS = ("bought_PREDICTION", "THRESHOLD", "POSITIVE_CLASS")
@@ -337,6 +338,18 @@ async def test_the_status_column_keeps_every_row(job_for: Any, tmp_path: Path) -
     assert "age" in written[0][5]
 
 
+async def test_rows_of_the_wrong_width_stay_with_the_width_of_the_output(job_for: Any, tmp_path: Path) -> None:
+    rows = people_rows(60)
+    (tmp_path / "in.csv").write_text(csv_text([*rows[:20], [*rows[20], "more"], rows[21][:5], *rows[22:]]), newline="")
+
+    keys = {"include_prediction_status": True, "passthrough_columns_set": "all"}
+    await run_job(job_for(**keys), NOBODY, options=QUICK)
+
+    written = read_csv(tmp_path / "out.csv")
+    assert [row[5] for row in written[21:23]] == ["7 fields, expected 6", "5 fields, expected 6"]
+    assert [row[6:] for row in written] == [HEADER, *rows[:21], [*rows[21][:5], ""], *rows[22:]]
+
+
 @pytest.mark.parametrize(
     ("keys", "n_bad", "stops"),
     [
@@ -547,6 +560,16 @@ async def test_a_single_model_server_may_be_given_a_deployment_id(job_for: Any, 
     (tmp_path / "in.csv").write_text(csv_text(people_rows(5)), newline="")
 
     assert (await run_job(job_for(deployment_id="fraud"), NOBODY, options=QUICK)).rows_scored == 5
+
+
+async def test_a_model_that_is_not_there_is_named(binary: Any, job_for: Any, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(csv_text(people_rows(5)), newline="")
+    (tmp_path / "models" / "loans").mkdir(parents=True)
+    shutil.copy(binary.path, tmp_path / "models" / "loans")
+    port = free_port()
+
+    with serving(tmp_path / "models", port), pytest.raises(ScoringServerError, match="404: no deployment 'fraud'"):
+        await run_job(job_for(url=f"http://127.0.0.1:{port}", deployment_id="fraud"), NOBODY, options=QUICK)
 
 
 async def test_a_job_that_did_nothing_leaves_nothing(job_for: Any, tmp_path: Path) -> None:
