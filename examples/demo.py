@@ -67,7 +67,7 @@ def main() -> int:
     finally:
         say("4. Stop it")
         code = stop(server)
-    return code or serve_many(port) or score_table() or forecast(port)
+    return code or serve_many(port) or forecast(port) or score_table()
 
 
 def serve_many(port: int) -> int:
@@ -90,9 +90,31 @@ def serve_many(port: int) -> int:
     return code
 
 
+def forecast(port: int) -> int:
+    """A time series: from its past to a package, and from its last two years to the next months."""
+    say("7. Fit a model that forecasts, and package it")
+    package, asked, settings = SEA / "sea.mlpkg", SEA / "ask.csv", SEA / "ts.yml"
+    run("python", str(HERE / "sea.py"), str(SEA))
+    print(f"$ cat {settings}\n{settings.read_text()}", end="")
+    past = ["create-time-series", str(SEA / "past.csv"), "--config", str(settings), "-o", str(package)]
+    run("prediction-api", "package", *past)
+    say("8. Ask it for the next months")
+    server = serve(port, package)
+    try:
+        wait_until_ready(server, port)
+        print(f"$ tail -8 {asked}\n{''.join(asked.read_text().splitlines(keepends=True)[-8:])}", end="")
+        url = f"http://127.0.0.1:{port}/predictions?decimalsNumber=1"
+        curl(url, "Content-Type: text/csv", asked, accept="text/csv")
+        print(f"\nand what was measured then:\n{(SEA / 'measured.csv').read_text()}", end="")
+    finally:
+        say("9. Stop it")
+        code = stop(server)
+    return code
+
+
 def score_table() -> int:
     """A whole file in one command, with a server of its own; the exit code is the command's."""
-    say("7. Score a whole file in batch")
+    say("10. Score a whole file in batch")
     job, result = WORK / "job.json", WORK / "scored.csv"
     definition = {
         "intake_settings": {"type": "filesystem", "path": str(PATIENTS)},
@@ -105,28 +127,6 @@ def score_table() -> int:
     print("$ head -5", result)
     print("".join(result.read_text().splitlines(keepends=True)[:5]), end="")
     return 0
-
-
-def forecast(port: int) -> int:
-    """A time series: from its past to a package, and from its last two years to the next months."""
-    say("8. Fit a model that forecasts, and package it")
-    package, asked, settings = SEA / "sea.mlpkg", SEA / "ask.csv", SEA / "ts.yml"
-    run("python", str(HERE / "sea.py"), str(SEA))
-    print(f"$ cat {settings}\n{settings.read_text()}", end="")
-    past = ["create-time-series", str(SEA / "past.csv"), "--config", str(settings), "-o", str(package)]
-    run("prediction-api", "package", *past)
-    say("9. Ask it for the next months")
-    server = serve(port, package)
-    try:
-        wait_until_ready(server, port)
-        print(f"$ tail -8 {asked}\n{''.join(asked.read_text().splitlines(keepends=True)[-8:])}", end="")
-        url = f"http://127.0.0.1:{port}/predictions?decimalsNumber=1"
-        curl(url, "Content-Type: text/csv", asked, accept="text/csv")
-        print(f"\nand what was measured then:\n{(SEA / 'measured.csv').read_text()}", end="")
-    finally:
-        say("10. Stop it")
-        code = stop(server)
-    return code
 
 
 def ask(port: int) -> None:
