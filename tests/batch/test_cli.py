@@ -309,6 +309,8 @@ def test_jobs_stay_below_the_root(outside: str, command: Any, job_file: Any, tmp
 
     assert ended.code == 2
     assert "lies outside of PREDICTION_API_BATCH_ROOT" in ended.text
+    assert not (tmp_path / "out.csv").exists()
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["x.csv"]
 
 
 def test_link_local_servers_are_refused(
