@@ -10,8 +10,16 @@ import anyio
 from batch.errors import ScoringServerError
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-METADATA: Final = frozenset({"fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16"})
-"""Of clouds that do not use link-local ones."""
+METADATA: Final = frozenset(
+    {
+        *("fd00:ec2::254", "fd00:ec2::23"),  # Amazon's machines, and its pods
+        *("100.100.100.200", "fd00:100::100:200"),  # Alibaba
+        *("192.0.0.192", "fd00:c1::a9fe:a9fe"),  # Oracle
+        *("168.63.129.16", "fd20:ce::254"),  # Azure, Google
+        *("fd00:42::42", "fd00:a9fe:a9fe::1"),  # Scaleway, Akamai
+    }
+)
+"""Of clouds that do not use link-local ones; written as `ipaddress` writes them."""
 
 
 async def refuse_link_local(url: str) -> None:

@@ -167,15 +167,22 @@ def _wrong_arguments(
             api_root(arguments.api_host)
         except ValueError as error:
             problems.append(f"--api_host: {error}")
-    if arguments.serve is not None and not arguments.serve.exists():
-        problems.append(f"--serve: {arguments.serve}: no such file or directory")
+    if arguments.serve is not None:
+        try:
+            arguments.serve.stat()
+        except OSError as error:
+            problems.append(f"--serve: {arguments.serve}: {(error.strerror or str(error)).lower()}")
     if arguments.report is not None:
         problems += _wrong_report(arguments.report, definition)
     return problems
 
 
 def _wrong_report(path: Path, definition: Definition | None) -> list[str]:
-    if path.is_dir() or not os.access(path.parent, os.W_OK) or is_in_a_state(path):
+    try:
+        is_writable = os.access(path.parent, os.W_OK | os.X_OK) and not path.is_dir()
+    except OSError:
+        is_writable = False
+    if not is_writable or is_in_a_state(path):
         return [f"--report: {path} cannot be written"]
     if definition is not None:
         job = definition.job

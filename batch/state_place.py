@@ -28,7 +28,7 @@ def state_directory(job: Job, asked_for: Path | None) -> Path:
     if path is not None and output.type in ("filesystem", "localFile"):
         place = Path(os.path.realpath(path))
         try:
-            place.parent.stat()
+            os.stat(f"{place.parent}/.")  # noqa: PTH116 - the dot, which Path drops, asks whether it may be entered
         except OSError as exc:
             raise OutputError(f"{path}: {(exc.strerror or str(exc)).lower()}: {place.parent}") from exc
         return place / ".resume" if str(path).endswith("/") else place.with_name(f".{place.name}.resume")
@@ -63,5 +63,9 @@ def check_place_for_errors(job: Job, root: Path | None) -> None:
     name, place = job.errors.path, Path(os.path.realpath(job.errors.path))
     if root is not None and not place.is_relative_to(os.path.realpath(root)):
         raise JobError(f"errors.path: {name}: lies outside of PREDICTION_API_BATCH_ROOT, {root}")
-    if place.is_dir() or not os.access(place.parent, os.W_OK | os.X_OK):
+    try:
+        is_writable = os.access(place.parent, os.W_OK | os.X_OK) and not place.is_dir()
+    except OSError:
+        is_writable = False
+    if not is_writable:
         raise OutputError(f"errors.path: {name}: cannot be written")

@@ -134,8 +134,9 @@ class Validator:
             self._started = time.monotonic()
             hear, alive = self._hear.fileno(), self._alive
             # -P, -s and an environment of its own: it runs the same code as we do, and nothing from where we stand.
+            # -W: what libraries and later Pythons warn of would stand in our log, and be no record of it.
             self._helper = subprocess.Popen(  # noqa: S603 - nothing in it comes from outside
-                [sys.executable, "-P", "-s", "-m", __name__, str(hear), str(alive)],
+                [sys.executable, "-P", "-s", "-Wignore", "-m", __name__, str(hear), str(alive)],
                 env=_environment(),
                 cwd="/",
                 stdin=subprocess.DEVNULL,

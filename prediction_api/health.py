@@ -32,4 +32,6 @@ def _connection(settings: Settings, host: str) -> http.client.HTTPConnection:
     context = ssl.create_default_context()
     context.check_hostname = False  # the certificate is the operator's own, and not for this address
     context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED  # whatever the operator lets others speak
+    context.set_ciphers("ALL:@SECLEVEL=0")
     return http.client.HTTPSConnection(host, settings.port, timeout=LIMIT_SECONDS, context=context)

@@ -214,6 +214,7 @@ def test_a_file_in_batch(own_server: bool, demo_package: Path, demo_server: Serv
 
     done = subprocess.run(
         [BIN / "prediction-api", "batch", tmp_path / "job.json", *served, "--report", tmp_path / "report.json"],
+        env=os.environ | {"PREDICTION_API_BATCH_ROOT": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=50,
@@ -221,6 +222,7 @@ def test_a_file_in_batch(own_server: bool, demo_package: Path, demo_server: Serv
 
     assert done.returncode == 0, done.stderr
     assert "completed: 3,000 rows read = 3,000 scored + 0 failed + 0 skipped" in done.stderr
+    assert "warning" not in done.stderr
     expected = demo_server.ask(text, "text/csv", accept="text/csv", passthroughColumns="patient").text
     assert (tmp_path / "out.csv").read_text() == expected
     assert json.loads((tmp_path / "report.json").read_text())["rows_scored"] == 3000

@@ -200,7 +200,9 @@ def _names(selection: Selection, path: str) -> Iterator[str]:
         if Path(selection.text).is_dir():
             raise IntakeError(f"{path}: is a directory; with '/' at its end, all files in it are read")
         yield selection.text
-    elif selection.is_directory or selection.is_pattern:
+    elif not (selection.is_directory or selection.is_pattern):
+        os.lstat(selection.text)
+    else:
         os.stat(selection.stem)  # noqa: PTH116 - walk is silent about a directory that is not there
         for directory, subdirectories, names in os.walk(selection.stem, onerror=_raise):
             subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]

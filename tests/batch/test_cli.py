@@ -185,6 +185,8 @@ def test_a_server_that_does_not_start(command: Any, job_file: Any, tmp_path: Pat
         pytest.param({}, ["--api_token", "t"], {}, ["--api_token: --api_host is required with it"], id="token without host"),
         pytest.param({}, ["--api_host", "h", "--api_token", "t"], {}, ["--api_host: expected an http or https URL, such as https://app.example.com"], id="no host"),
         pytest.param({}, ["--serve", "/nowhere"], {}, ["--serve: /nowhere: no such file or directory"], id="nothing to serve"),
+        pytest.param({}, ["--serve", "x" * 300], {}, ["--serve: x+: file name too long"], id="nothing that can be served"),
+        pytest.param({}, ["--report", "x" * 300], {}, ["--report: x+ cannot be written"], id="no name for a report"),
         pytest.param({}, ["--report", "/nowhere/r.json"], {}, ["--report: /nowhere/r.json cannot be written"], id="report"),
         pytest.param({"name": 3}, ["--report", "/nowhere/r"], {"ALLOW_SELF_SIGNED_CERTS": "x"}, ["ALLOW_.*", "JOB: name: expected text, got 3", "--report: .*"], id="all at once"),
     ],
@@ -330,6 +332,8 @@ def test_jobs_stay_below_the_root(outside: str, command: Any, job_file: Any, tmp
 
     assert ended.code == 2
     assert "lies outside of PREDICTION_API_BATCH_ROOT" in ended.text
+    assert not (tmp_path / "out.csv").exists()
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["x.csv"]
 
 
 def test_link_local_servers_are_refused(

@@ -458,11 +458,11 @@ async def test_validating_meets_a_bad_row(keys: Any, job_for: Any, tmp_path: Pat
             await run_job(job_for(), NOBODY, options=RunOptions(validate=True))
 
 
-@pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
-    """A directory that nobody may write to, also if the tests are run by root."""
+@pytest.fixture(params=[0o555, 0o600], ids=["read-only", "closed"])
+def read_only(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory that nobody may write to or even enter, also if the tests are run by root."""
     place = Path(tempfile.mkdtemp())
-    place.chmod(0o555)
+    place.chmod(request.param)
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)
@@ -599,7 +599,7 @@ async def test_an_input_that_is_no_table_is_no_bad_row(text: str, message: str, 
 
 
 @pytest.mark.parametrize("validate", [True, False], ids=["validate", "run"])
-@pytest.mark.parametrize("path", ["missing/bad.jsonl", ""], ids=["no directory", "a directory"])
+@pytest.mark.parametrize("path", ["missing/bad.jsonl", "", "x" * 300], ids=["no directory", "a directory", "no name"])
 async def test_a_place_for_errors_is_looked_at_first(validate: bool, path: str, job_for: Any, tmp_path: Path) -> None:
     """After the work would be late: the output has its name by then."""
     (tmp_path / "in.csv").write_text(csv_text(people_rows(5)), newline="")

@@ -91,12 +91,27 @@ def test_it_stops_in_time_before_it_has_begun(models: Path) -> None:
 
 
 def test_uploads_without_any_mount(models: Path) -> None:
-    """`docker run IMAGE` alone serves: nothing at first."""
+    """`docker run IMAGE` alone serves: nothing at first. No library adds lines of its own to the log."""
     package = (models / "one" / "model.mlpkg").read_bytes()
-    with serving() as container:
+    with serving("-e", "PREDICTION_API_LOG_FORMAT=json") as container:
         status, body = container.ask("POST", "/deployments/x", package, {"Content-Type": "application/octet-stream"})
         assert status == 201, body
         assert container.get("/deployments/x/info")[0] == 200
+        assert all(json.loads(line) for line in container.log().splitlines())
+
+
+def test_what_nobody_may_enter_is_said(tmp_path: Path) -> None:
+    """By its name, and nothing is begun: a test that root runs cannot see this."""
+    (tmp_path / "job.json").write_text(
+        '{"intake_settings": {"type": "filesystem", "path": "/jobs/in.csv"},'
+        ' "output_settings": {"type": "filesystem", "path": "/jobs/out.csv"}}'
+    )
+    open_to_all(tmp_path)
+    arguments = ("batch", "/jobs/job.json", "--serve", "/root/model", "--report", "/root/report.json")
+    done = run("-v", f"{tmp_path}:/jobs", IMAGE, *arguments)
+    assert done.returncode == 2
+    assert "error: --serve: /root/model: permission denied\n" in done.stderr
+    assert "error: --report: /root/report.json cannot be written\n" in done.stderr
 
 
 def test_uploads_into_a_volume_outlive_the_container(models: Path) -> None:

@@ -133,7 +133,10 @@ def test_one_answer_then_the_end(server: ServerProcess, request_: bytes, status:
 
 
 def test_unknown_coding_is_refused(server: ServerProcess) -> None:
-    assert server.exchange(POST + b"Transfer-Encoding: xchunked\r\n\r\n").status in (400, 501)
+    answer = server.exchange(POST + b"Transfer-Encoding: xchunked\r\n\r\n")
+
+    assert answer.status in (400, 501)
+    assert answer.message
 
 
 def test_body_in_chunks_and_in_one_piece(server: ServerProcess) -> None:

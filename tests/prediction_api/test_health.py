@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,7 +49,11 @@ def test_the_port_of_the_config_file(server: ServerProcess, tmp_path: Path) -> N
     assert health(config_path=config).returncode == 0
 
 
-def test_over_https_with_a_certificate_of_whomever() -> None:
+@pytest.mark.parametrize(
+    "offered", [{}, {"tls_protocols": "TLSv1.1"}, {"tls_protocols": "TLSv1.2", "tls_ciphers": "ECDHE-ECDSA-AES128-SHA"}]
+)
+def test_over_https_with_a_certificate_of_whomever(offered: dict[str, str]) -> None:
+    """Also where only what Python's clients do not offer by themselves is spoken."""
     authority = trustme.CA()
     issued = authority.issue_cert("models.example")
     pem = {
@@ -56,7 +61,10 @@ def test_over_https_with_a_certificate_of_whomever() -> None:
         "tls_certificate": issued.cert_chain_pems[0].bytes().decode(),
         "tls_certificate_key": issued.private_key_pem.bytes().decode(),
     }
-    with serving(tls=client_context(authority), **pem) as server:
+    context = client_context(authority)
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with serving(tls=context, **pem, **offered) as server:
         assert health(https_port=server.port, **pem).returncode == 0
         assert health(http_port=server.port).returncode == 1
 

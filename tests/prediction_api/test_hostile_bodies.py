@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import http.client
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +55,9 @@ HOSTILE = [
 def refused(server: ServerProcess, headers: dict[str, str], body: bytes) -> int:
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as client:
         client.request("POST", "/predictions", body, headers)
-        return client.getresponse().status
+        answer = client.getresponse()
+        assert list(json.loads(answer.read())) == ["message"]
+        return answer.status
 
 
 def test_memory_and_pings(versions: list[Version]) -> None:

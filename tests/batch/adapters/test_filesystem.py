@@ -62,6 +62,10 @@ async def test_only_regular_files(odd: dict[str, Path], name: str) -> None:
     assert re.search("not a regular file|belongs to the system", message)
 
 
+async def test_why_there_is_no_file(odd: dict[str, Path]) -> None:
+    assert (await refused_intake(odd["pipe"] / "in.csv")).endswith("in.csv: not a directory")
+
+
 async def test_what_the_system_shows_as_files_is_refused() -> None:
     assert "holds no data" in await refused_intake("/proc/self/environ")
 

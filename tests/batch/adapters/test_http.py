@@ -13,7 +13,7 @@ import pytest
 from starlette.responses import Response
 
 from batch.adapters import http
-from batch.addresses import is_link_local, is_public
+from batch.addresses import METADATA, is_link_local, is_public
 from batch.errors import IntakeError, OutputError
 from batch.ports import Intake
 from batch.retries import RetryPolicy
@@ -278,8 +278,8 @@ def test_public_addresses(address: str, expected: bool) -> None:
         ("64:ff9b::a9fe:4d4d", True),
         ("2002:a9fe:4d4d::1", True),
         ("fe80::1%eth0", True),
-        ("fd00:ec2::254", True),
-        ("168.63.129.16", True),
+        *((address, True) for address in METADATA),
+        ("fd00:ec2:0:0::23", True),
         ("10.1.2.3", False),
         ("127.0.0.1", False),
         ("::1", False),
