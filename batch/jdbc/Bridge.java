@@ -289,7 +289,6 @@ public final class Bridge {
         private byte[] buffer = new byte[1 << 16];
         private int at;
         private int end;
-        private boolean begun;
         private boolean ended;
 
         public CopyReader(InputStream in, int[] kinds, String[] names, int most, int budget) {
@@ -301,22 +300,29 @@ public final class Bridge {
         public int next() throws SQLException {
             begin();
             try {
-                if (!begun) skipHeader();
-                begun = true;
                 int r = 0;
                 while (!ended && r < most && bytes < budget && row(r)) r++;
                 return r;
             } catch (IOException e) {
-                throw e.getCause() instanceof SQLException ? (SQLException) e.getCause() : new SQLException(e.getMessage(), "08006");
+                throw asSql(e);
             }
         }
 
-        private void skipHeader() throws IOException {
-            need(SIGNATURE + 8);
-            int extension = (int) INTS.get(buffer, SIGNATURE + 4);
-            at = SIGNATURE + 8;
-            need(extension);
-            at += extension;
+        /** Wait for the first row, and pass over the header, which comes with it; once, before `next`. */
+        public void skipHeader() throws SQLException {
+            try {
+                need(SIGNATURE + 8);
+                int extension = (int) INTS.get(buffer, SIGNATURE + 4);
+                at = SIGNATURE + 8;
+                need(extension);
+                at += extension;
+            } catch (IOException e) {
+                throw asSql(e);
+            }
+        }
+
+        private static SQLException asSql(IOException e) {
+            return e.getCause() instanceof SQLException ? (SQLException) e.getCause() : new SQLException(e.getMessage(), "08006");
         }
 
         private boolean row(int r) throws IOException, SQLException {

@@ -75,14 +75,18 @@ def columns_of(bridge: Any, about: Any) -> list[Column]:
     """
     names = [(str(name), str(type_name)) for name, type_name in bridge.namesOf(about)]
     types = [tuple(int(item) for item in row) for row in bridge.typesOf(about)]
-    if binary := [name for (name, _), (code, *_) in zip(names, types, strict=True) if code in _BINARY]:
+    if binary := [
+        name
+        for (name, type_name), (code, *_) in zip(names, types, strict=True)
+        if code in _BINARY and type_name.upper() != "UUID"
+    ]:
         raise IntakeError(f"columns of binary data cannot be scored: {', '.join(map(repr, binary))}; leave them out")
     return [_column(name, type_name, *row) for (name, type_name), row in zip(names, types, strict=True)]
 
 
 def _column(name: str, type_name: str, code: int, precision: int, scale: int, signed: int) -> Column:
     kind = _KINDS.get(code, TEXT)
-    if code == -7 and precision > 1:
+    if code == -7 and precision not in (0, 1):
         kind = TEXT  # a string of bits
     if kind == TIME and ("with time zone" in type_name.lower() or type_name.lower() in ("timestamptz", "timestamp_tz")):
         kind = INSTANT

@@ -18,6 +18,8 @@ from batch.jdbc.statements import copy_out
 _KNOWN: Final = frozenset(
     ["bool", "int2", "int4", "int8", "smallserial", "serial", "bigserial", "float4", "float8", "numeric", "date"]
 ) | {"timestamp", "timestamptz", "text", "varchar", "bpchar", "name", "json"}
+_CAST_OTHERWISE: Final = frozenset(["cidr", "inet"])
+"""Their casts to text write another text than the database shows."""
 _FOR_JDBC: Final = frozenset("?{")
 """Marks of parameters and of escapes that only a driver understands."""
 
@@ -37,18 +39,18 @@ def copy_of(connection: Connection, sql: str) -> tuple[Sequence[Column], Any] | 
     if _FOR_JDBC & {*sql}:
         return None
     try:
+        connection.run("SET TRANSACTION READ ONLY")  # a copy that begins the transaction makes it one that may write
         with java.prepareStatement(sql) as statement:
-            about = (
-                statement.getMetaData()
-            )  # so the text is one whole query: nothing in it ends the parenthesis of COPY
+            # So the text is one whole query: nothing in it ends the parenthesis of COPY.
+            about = statement.getMetaData()
             if about is None:
                 return None
             columns = columns_of(jvm.bridge(), about)
-        unknown = [column.database_type not in _KNOWN for column in columns]
-        if any(new and column.kind != TEXT for column, new in zip(columns, unknown, strict=True)):
+        unknown = [column for column in columns if column.database_type not in _KNOWN]
+        if any(column.kind != TEXT or column.database_type in _CAST_OTHERWISE for column in unknown):
             return None
         stream = jpype.JClass("org.postgresql.copy.PGCopyInputStream", loader=java.getClass().getClassLoader())
-        return columns, stream(java, copy_out(sql, unknown))
+        return columns, stream(java, copy_out(sql, [column in unknown for column in columns]))
     except jpype.JException as exc:
         if getattr(exc, "getSQLState", str)() == _CANCELLED:
             raise

@@ -14,7 +14,7 @@ KINDS: Final = {
     "OOM": "Java has not enough memory; PREDICTION_API_BATCH_JVM_MEMORY gives more",
     "22001": "a text is too long for its column",
     "22003": "a number is out of the range of its column",
-    "22007": "a text is no date or time, as its column wants it",
+    "22007": "a text is no value of its column's type",
     "22008": "a date or time is out of the range of its column",
     "22018": "a text is no value of its column's type",
     "22P02": "a text is no value of its column's type",
@@ -36,6 +36,8 @@ _CONSTRAINT: Final = re.compile(
     r"(?i)(?:constraint(?: or index violation\s*;)?|for key|primary key violation:)"
     r"""\s*["']?(?!violation|or )([\w.$]{1,100})"""
 )
+_COPIED: Final = re.compile(r"(?s)\bCOPY [^\n]*?\d.*")
+"""Where PostgreSQL was in a COPY: the line, in whatever language, and then all of the row."""
 _SHOWN: Final = 400
 
 
@@ -48,6 +50,7 @@ def explained(causes: Sequence[tuple[str, str]], url: str = "", columns: Iterabl
     state, text = next((cause for cause in causes if cause[0]), causes[-1])
     if state == "OOM":
         return KINDS["OOM"]
+    text = _COPIED.sub("", text)
     said = " ".join((text.replace(url, "***") if url else text).split())[:_SHOWN]
     kind = KINDS.get(state) or KINDS.get(state[:2])
     return f"{kind}: {said}" if kind else said

@@ -35,8 +35,6 @@ class Cursor:
     columns: Sequence[Column]
     cancel: Callable[[], None]
     reader: Any
-    patience: Timer | None = None
-    """Cancels it if its first rows do not come, where the driver does not."""
 
     @classmethod
     def opened(cls, connection: Connection, sql: str, what: str, seconds: int) -> "Cursor":
@@ -48,16 +46,16 @@ class Cursor:
                 connection.run(setting)
             java.setAutoCommit(False)  # some drivers stream only inside of a transaction
             if template.copies and hasattr(java, "getCopyAPI"):
-                copy, patience = None, _alarm(java.cancelQuery, seconds)
+                patience = _alarm(java.cancelQuery, seconds)
                 try:
                     copy = copy_of(connection, sql)
+                    if copy is not None:
+                        columns, stream = copy
+                        reader = jvm.bridge().CopyReader(stream, *_kinds_and_names(columns), ROWS, BUDGET)
+                        reader.skipHeader()
+                        return cls(connection, what, columns, lambda: end_copy(connection), reader)
                 finally:
-                    if copy is None:
-                        patience.cancel()
-                if copy is not None:
-                    columns, stream = copy
-                    reader = jvm.bridge().CopyReader(stream, *_kinds_and_names(columns), ROWS, BUDGET)
-                    return cls(connection, what, columns, lambda: end_copy(connection), reader, patience)
+                    patience.cancel()
             statement = java.prepareStatement(sql)
             statement.setFetchSize(template.fetch_size)
             if seconds:
@@ -72,14 +70,10 @@ class Cursor:
         names = tuple(column.name for column in self.columns)
         with jvm.translated(IntakeError, self.what, self.connection.database.settings.url, names):
             count = int(self.reader.next())
-            if self.patience is not None:
-                self.patience.cancel()
             return batch_from(self.reader, self.columns, count) if count else None
 
     def close(self) -> None:
         """End it, whatever it is doing."""
-        if self.patience is not None:
-            self.patience.cancel()
         self.connection.cancel_and_close(self.cancel)
 
 
@@ -158,8 +152,8 @@ class Reading:
 
 def _queries(connection: Connection, settings: JdbcIntake) -> list[str]:
     if settings.query is not None:
-        source = f"({settings.query.strip().rstrip(';')}) parted"
-        whole = settings.query.strip().rstrip(";")
+        whole = settings.query.strip().rstrip(";") + "\n"  # its last line may be a comment
+        source = f"({whole}) parted"
     else:
         table = connection.find(settings.catalog, settings.schema, settings.table or "")
         if table is None:

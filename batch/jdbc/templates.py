@@ -62,6 +62,11 @@ class Template:
 
 
 ANSI: Final = Template("ansi")
+_SHOWN_OTHERWISE: Final = ",".join(
+    [f"{name}_ARRAY" for name in ("INT2", "INT4", "INT8", "FLOAT4", "FLOAT8", "TEXT", "VARCHAR")]
+    + ["TIME", "TIMETZ", "POINT", "BOX"]
+)
+"""Types whose text PostgreSQL's driver would make itself from their binary form, and not as the database does."""
 POSTGRESQL: Final = Template(
     "postgresql",
     text="TEXT",
@@ -69,6 +74,7 @@ POSTGRESQL: Final = Template(
     properties={
         "prepareThreshold": "-1",  # numbers come as they are, not as text: several times faster
         "stringtype": "unspecified",  # text may go into columns of any type, if it can be read as one
+        "binaryTransferDisable": _SHOWN_OTHERWISE,
         "readOnlyMode": "always",
         "connectTimeout": "10",
         "tcpKeepAlive": "true",

@@ -173,13 +173,15 @@ def test_update_in_place(server: str, sql: Sql, tmp_path: Any) -> None:
         assert float(score or "nan") == pytest.approx(float(answer), abs=1e-9)
 
 
-def test_a_split_read_loses_no_row(server: str, sql: Sql, tmp_path: Any) -> None:
+@pytest.mark.parametrize("source", ["table", "query"])
+def test_a_split_read_loses_no_row(server: str, sql: Sql, tmp_path: Any, source: str) -> None:
     table, _ = filled(sql, 100)
     sql.run(f"ALTER TABLE {table} ADD COLUMN part INTEGER", f"UPDATE {table} SET part = id - 10 WHERE id <> 50")
     target = sql.fresh()
     keys = {"partition_column": "part", "lower_bound": 0, "upper_bound": 40, "num_partitions": 4}
     output = {"table": target, "statement_type": "create_table"}
-    run(sql, job(server, sql, {"table": table, **keys}, output), tmp_path)
+    intake = {"table": table} if source == "table" else {"query": f"SELECT * FROM {table} -- of all ages"}
+    run(sql, job(server, sql, {**intake, **keys}, output), tmp_path)
     assert [int(row[0] or -1) for row in scores(sql, target)] == list(range(100))
 
 
@@ -289,6 +291,7 @@ def test_a_wrong_password(server: str, request: pytest.FixtureRequest, tmp_path:
     ("name", "query"),
     [
         ("postgresql", "WITH gone AS (DELETE FROM {table} RETURNING *) SELECT * FROM gone"),
+        ("postgresql", "WITH new AS (INSERT INTO {table} (id) VALUES (9) RETURNING 9 AS id) SELECT id FROM new"),
         ("postgresql", "SELECT * FROM {table}; DROP TABLE {table}"),
         ("postgresql", "DROP TABLE {table}"),
         ("mariadb", "DELETE FROM {table} RETURNING *"),
