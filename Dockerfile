@@ -48,7 +48,8 @@ RUN case ",${EXTRAS}," in *,all,*|*,synapse,*) synapse="libgssapi-krb5-2 libkrb5
  && apt-get install -y --no-install-recommends ca-certificates libgomp1 python3 tini ${synapse:-} \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/* \
  && useradd --uid 10001 --gid 0 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin prediction-api \
- && install -d -o 10001 -g 0 -m 0775 /opt/ml
+ && install -d -o 10001 -g 0 -m 0775 /opt/ml \
+ && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 COPY --from=build /opt/prediction-api /opt/prediction-api
 RUN --mount=type=bind,from=build,source=/src/tools,target=/tools \
     python3 /tools/dependencies.py sbom --prefix /opt/prediction-api > /opt/prediction-api/sbom.cdx.json
@@ -57,7 +58,7 @@ ENV PATH=/opt/prediction-api/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PREDICTION_API_HOST=0.0.0.0
-# By number, so that Kubernetes can see that it is not root. Group 0, so that any other number can serve as well.
+# By number, so that Kubernetes can see that it is not root. Group 0, so that any other number can serve what is mounted.
 USER 10001:0
 WORKDIR /tmp
 # /opt/ml/model and /opt/ml/config are left out on purpose: where nothing is, a directory and a file can both be mounted.

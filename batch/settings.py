@@ -101,6 +101,16 @@ def variable_of(row: Key) -> str:
     return row.names[-1] if row.names[-1].isupper() else row.field.upper()
 
 
+def without_credentials(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are not for batch: a server that a job starts needs no others, and shall not have them."""
+    ours = {variable_of(row) for row in keys_of(Credentials)}
+    return {variable: text for variable, text in environ.items() if _name(variable) not in ours}
+
+
+def _name(variable: str) -> str:
+    return variable.removeprefix("export ").strip()
+
+
 def credentials_from(environ: Mapping[str, str]) -> Credentials:
     """
     What the variables say.
@@ -108,7 +118,7 @@ def credentials_from(environ: Mapping[str, str]) -> Credentials:
     Raises:
         JobError: with one line for each variable that cannot be read.
     """
-    given = {name.removeprefix("export ").strip(): text for name, text in environ.items()}
+    given = {_name(variable): text for variable, text in environ.items()}
     values: dict[str, Any] = {}
     problems = []
     for row in keys_of(Credentials):

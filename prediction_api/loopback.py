@@ -20,10 +20,6 @@ PLAIN: Final = {"PREDICTION_API_TLS_ENABLED": "false"}
 """Nobody beyond this machine can reach it."""
 
 
-BATCH: Final = "PREDICTION_API_BATCH_"
-"""Not for a server, which would warn of settings that it does not know."""
-
-
 class ServerNotStarted(ServingError):
     """The server ended before it was ready; its own messages say why."""
 
@@ -42,7 +38,7 @@ async def serving(path: Path, environ: Mapping[str, str]) -> AsyncIterator[str]:
         sys.executable,
         *("-m", "prediction_api", "serve", "--model-repository", str(path), "--host", "127.0.0.1", "--port", "0"),
         *("--workers", str(len(os.sched_getaffinity(0)))),
-        env=QUIET | {name: text for name, text in environ.items() if not name.startswith(BATCH)} | PLAIN,
+        env=QUIET | dict(environ) | PLAIN,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,

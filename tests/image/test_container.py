@@ -49,6 +49,14 @@ def test_no_tools_to_build_or_fetch_with(server: Container) -> None:
     assert (found.stdout.strip(), found.returncode) == ("", 0)
 
 
+def test_no_program_runs_as_another_user(server: Container) -> None:
+    """Such as `su`, `mount` and `passwd` in Debian."""
+    look = "import os, stat\nfor place, _, files in os.walk('/', onerror=None):\n for name in files:\n  path = f'{place}/{name}'\n"
+    look += "  if not place.startswith(('/proc', '/sys')) and os.lstat(path).st_mode & 0o6000: print(path)"
+    found = server.execute("python3", "-c", look)
+    assert (found.stdout.strip(), found.returncode) == ("", 0)
+
+
 def test_orphans_are_reaped(server: Container) -> None:
     """A process whose parent is gone leaves no trace when it ends."""
     program = "import os, sys\nif os.fork() == 0:\n if os.fork() == 0: os._exit(3)\n os._exit(0)\nos.wait()"
