@@ -457,6 +457,25 @@ def test_queries_that_fail(postgresql: Sql, query: str, said: str) -> None:
         read(postgresql, query=query)
 
 
+def test_a_table_is_read_in_the_same_order_again(postgresql: Sql) -> None:
+    """A scan that is left in the middle of a large table tells the next one where it was; workers would race."""
+    table = postgresql.fresh()
+    filler = "SELECT n, repeat('x', 900) AS filler FROM generate_series(1, 60000) AS n"
+    postgresql.run(f"CREATE TABLE {table} AS {filler}", f"ANALYZE {table}")
+
+    async def some() -> int:
+        async with jdbc.open_intake(
+            JdbcIntake(table=table), JdbcSettings(**postgresql.settings), postgresql.credentials
+        ) as intake:
+            batches = intake.batches()
+            first, *_ = [(await anext(batches))["n"][0].as_py() for _ in range(5)]
+            return int(first)
+
+    assert [anyio.run(some) for _ in range(3)] == [1, 1, 1]
+    workers = read(postgresql, query="SELECT current_setting('max_parallel_workers_per_gather') AS workers")
+    assert workers["workers"].to_pylist() == ["0"]
+
+
 def test_who_needs_no_more_rows_leaves(postgresql: Sql) -> None:
     table = postgresql.fresh()
     postgresql.run(f"CREATE TABLE {table} AS SELECT 1 AS one")
