@@ -22,8 +22,6 @@ _CAST_OTHERWISE: Final = frozenset(["cidr", "inet"])
 """Their casts to text write another text than the database shows."""
 _FOR_JDBC: Final = frozenset("?{")
 """Marks of parameters and of escapes that only a driver understands."""
-
-
 _CANCELLED: Final = "57014"
 
 
