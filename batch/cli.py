@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-Serve = Callable[[Path], AbstractAsyncContextManager[str]]
+Serve = Callable[[Path, Mapping[str, str]], AbstractAsyncContextManager[str]]
 """
 Start a server for the packages at a path, on loopback; enter with its base URL, leave when it has stopped.
 
@@ -56,5 +56,6 @@ def _positive(text: str) -> int:
 def run(arguments: argparse.Namespace, environ: Mapping[str, str], serve: Serve) -> int:
     """Run the job; the exit status: 0 completed, 1 failed or aborted, 2 wrong definition, arguments or variables."""
     from batch.command import run_command
+    from batch.settings import without_credentials
 
-    return run_command(arguments, environ, serve)
+    return run_command(arguments, environ, lambda path: serve(path, without_credentials(environ)))

@@ -149,10 +149,9 @@ def _package(parsed: argparse.Namespace) -> int:
 
 def _batch(parsed: argparse.Namespace) -> int:
     from batch.cli import run
-    from batch.settings import without_credentials
     from prediction_api.loopback import serving
 
-    return run(parsed, os.environ, lambda path: serving(path, without_credentials(os.environ)))
+    return run(parsed, os.environ, serving)
 
 
 def _say(line: str) -> None:

@@ -153,19 +153,21 @@ def test_a_server_of_its_own(command: Any, job_file: Any, server: str, tmp_path:
     left = []
 
     @asynccontextmanager
-    async def serve(path: Path) -> AsyncIterator[str]:
+    async def serve(path: Path, environ: Mapping[str, str]) -> AsyncIterator[str]:
         assert path == tmp_path
+        assert environ == {"PATH": "/bin"}  # it needs no credentials
         yield server
         left.append(path)
 
-    ended = command(job_file(prediction_endpoint=None), "--serve", tmp_path, serve=serve)
+    environ = {"PATH": "/bin", "JDBC_PASSWORD": "s", "export AWS_SESSION_TOKEN": "s", "PREDICTION_API_BATCH_ROOT": "/"}
+    ended = command(job_file(prediction_endpoint=None), "--serve", tmp_path, serve=serve, environ=environ)
     assert ended.code == 0, ended.text
     assert left == [tmp_path]
 
 
 def test_a_server_that_does_not_start(command: Any, job_file: Any, tmp_path: Path) -> None:
     @asynccontextmanager
-    async def serve(path: Path) -> AsyncIterator[str]:
+    async def serve(path: Path, environ: Mapping[str, str]) -> AsyncIterator[str]:
         raise SettingsError(f"{path}: no package")
         yield ""
 
@@ -419,7 +421,7 @@ def test_a_fault_of_ours_is_one_line(job_file: Any, tmp_path: Path, capfd: pytes
     """Where it happened is only said when asked for."""
 
     @asynccontextmanager
-    async def serve(_: Path) -> AsyncIterator[str]:
+    async def serve(_: Path, environ: Mapping[str, str]) -> AsyncIterator[str]:
         raise ZeroDivisionError("hunter2-jdbc")
         yield ""
 
@@ -495,7 +497,7 @@ import anyio
 from batch import cli
 
 @asynccontextmanager
-async def serve(path):
+async def serve(path, environ):
     try:
         yield "http://127.0.0.1:9"
     finally:

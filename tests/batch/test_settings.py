@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batch.errors import JobError
 from batch.redaction import Redactor
-from batch.settings import Credentials, credentials_from, variables_table, without_credentials
+from batch.settings import Credentials, credentials_from, variables_table
 
 AZURE = "DefaultEndpointsProtocol=https;AccountName=acme;AccountKey=c2VjcmV0L2tleSs=;EndpointSuffix=core.windows.net"
 
@@ -96,11 +96,3 @@ def test_a_secret_within_a_secret() -> None:
 
 def test_the_documented_variables_are_those_that_are_read() -> None:
     assert variables_table() in (Path(__file__).parents[2] / "docs/batch/command-line.md").read_text()
-
-
-def test_a_server_that_a_job_starts_is_told_no_credentials() -> None:
-    secret = {"JDBC_PASSWORD": "s", "export AWS_SECRET_ACCESS_KEY": "s", "PREDICTION_API_BATCH_ROOT": "/"}
-    assert without_credentials({"PATH": "/bin", "PREDICTION_API_WORKERS": "1"} | secret) == {
-        "PATH": "/bin",
-        "PREDICTION_API_WORKERS": "1",
-    }
