@@ -278,7 +278,7 @@ def test_public_addresses(address: str, expected: bool) -> None:
         ("64:ff9b::a9fe:4d4d", True),
         ("2002:a9fe:4d4d::1", True),
         ("fe80::1%eth0", True),
-        *((address, True) for address in METADATA),
+        *((address, True) for address in sorted(METADATA, key=str)),
         ("fd00:ec2:0:0::23", True),
         ("10.1.2.3", False),
         ("127.0.0.1", False),
