@@ -23,8 +23,8 @@ from model_repository.deployment_config import CONFIG_NAMES
 from model_repository.errors import InvalidDeploymentId, ModelNotFound, ModelUnavailable
 
 PACKAGE_SUFFIX: Final = ".mlpkg"
-MOST_LOOKS: Final = 10
-"""Tries to see a directory that is replaced all the time; each takes well under a millisecond."""
+MOST_LOOKS: Final = 100
+"""Tries to see a directory that is replaced all the time; each takes some milliseconds at most."""
 KEEPS_CHANGING: Final = "its files keep changing"
 SETTLED_AFTER_NS: Final = 2_000_000_000
 """File systems tell times in steps of up to two seconds: a directory that changed just now may change again unseen."""
